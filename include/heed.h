@@ -1,0 +1,344 @@
+/* heed: attention kernels for CPUs.
+ *
+ * A tour
+ * ------
+ * A *tensor* is a view of the caller's memory: four sizes, four strides, nothing owned. A *context* holds
+ * everything heed needs besides: the instruction set it computes with, the threads, and the scratch memory, all
+ * taken once when it is made. A *mechanism* is a function of tensors and options:
+ *
+ *     heed_context *context;
+ *     heed_context_create(NULL, &context, NULL, 0);
+ *     heed_tensor q   = heed_tensor_bhnd(q_data, HEED_FLOAT32, 1, 8, 512, 64);
+ *     heed_tensor k   = heed_tensor_bhnd(k_data, HEED_FLOAT32, 1, 2, 512, 64);
+ *     heed_tensor v   = heed_tensor_bhnd(v_data, HEED_FLOAT32, 1, 2, 512, 64);
+ *     heed_tensor out = heed_tensor_bhnd(o_data, HEED_FLOAT32, 1, 8, 512, 64);
+ *     if (heed_softmax_forward(context, &q, &k, &v, NULL, &out, NULL) != HEED_OK)
+ *         puts(heed_context_message(context));
+ *     heed_context_destroy(context);
+ *
+ * Every mechanism has the same verbs: forward, backward, step (one token, with a state) and merge (two partial
+ * results over different keys). This version holds softmax attention (forward) and merge.
+ *
+ * Rules that hold everywhere
+ * --------------------------
+ * - Shapes are (batch, head, token, channel), strides count elements, sizes are int64_t.
+ * - A call that returns an error has written nothing to its outputs. heed_context_message() says in words what
+ *   was wrong with the last call on that context.
+ * - After a context is made heed allocates nothing, takes no lock, prints nothing, never aborts, and changes no
+ *   global state. (The OpenMP runtime may allocate when a thread enters its first parallel region and does not
+ *   survive fork(); contexts with one thread or with a hook do. OpenBLAS, where a function says that it calls it,
+ *   follows its own rules in all of this.)
+ * - One call at a time per context; a second one returns HEED_ERROR_BUSY. Any number of contexts at once.
+ * - Data is never inspected for validity. A visible NaN in q, k or a bias makes its row NaN, in v its channel; a
+ *   score of +inf gives NaN; a score of -inf counts as hidden. Hidden keys and values, and anything beyond the
+ *   lengths, may hold NaN or Inf without effect. Nobody's NaN changes a neighbour's bits.
+ * - For one instruction set and one build, an output row depends on its own inputs, its visible key range, the
+ *   sizes Nq, D, Dv, Hq / Hkv, its index and the options; not on the batch size, other heads, padding, strides,
+ *   the number of threads, the hook, or earlier calls. The same row gives the same bits.
+ * - Inputs are never read outside their bounds. Float data is aligned to four bytes; no more is asked for.
+ * - An output must not share an element with any other argument unless its description says "in place". (Views
+ *   that interleave in one buffer without sharing an element are fine. A pair of views too tangled to decide in
+ *   about a million steps counts as overlapping.)
+ */
+#ifndef HEED_H
+#define HEED_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** @defgroup version Version
+ *  @{ */
+
+#define HEED_VERSION_MAJOR 0
+#define HEED_VERSION_MINOR 1
+#define HEED_VERSION_PATCH 0
+/** The header's version as text. */
+#define HEED_VERSION "0.1.0"
+
+#if defined(HEED_SHARED) && (defined(__GNUC__) || defined(__clang__))
+/** Marks what a shared library exports. */
+#define HEED_API __attribute__((visibility("default")))
+#else
+/** Marks what a shared library exports. */
+#define HEED_API
+#endif
+
+/** The library's version, "major.minor.patch". Compare with #HEED_VERSION. Safe from any thread. */
+HEED_API const char *heed_version(void);
+
+/** @}
+ *  @defgroup status Statuses
+ *  @{ */
+
+/** What a call returns. Everything but HEED_OK leaves all outputs untouched. */
+typedef enum heed_status {
+    HEED_OK = 0,
+    HEED_ERROR_ARGUMENT,    /**< NULL, an unknown enum value or struct_size, a misaligned pointer, a value out of range */
+    HEED_ERROR_SHAPE,       /**< sizes that are negative, zero where they must not be, or disagree */
+    HEED_ERROR_STRIDE,      /**< a negative stride, a last stride other than 1, stride 0 in an output, an offset beyond int64 */
+    HEED_ERROR_OVERLAP,     /**< an output shares an element with another argument or with itself */
+    HEED_ERROR_DTYPE,       /**< a tensor of another type than the function takes */
+    HEED_ERROR_UNSUPPORTED, /**< well formed, but this version or this build does not do it */
+    HEED_ERROR_ISA,         /**< an instruction set that is unknown, not built in, or not on this machine */
+    HEED_ERROR_SCRATCH,     /**< the context's scratch is too small; the message names the bytes */
+    HEED_ERROR_MEMORY,      /**< the allocator returned NULL (only when a context is made) */
+    HEED_ERROR_BUSY         /**< another call is running on this context; its message is left as it is */
+} heed_status;
+
+/** A short English text for a status; "unknown status" for anything else. Never NULL. Safe from any thread. */
+HEED_API const char *heed_status_text(heed_status status);
+
+/** @}
+ *  @defgroup tensor Tensors
+ *  @{ */
+
+/** Element types. */
+typedef enum heed_dtype {
+    HEED_FLOAT32 = 1, /**< IEEE binary32 */
+    HEED_BOOL = 2     /**< one byte, non-zero is true */
+} heed_dtype;
+
+/** A view of the caller's memory: (batch, head, token, channel).
+ *
+ *  Element (b, h, n, c) lies at data + b stride[0] + h stride[1] + n stride[2] + c stride[3] elements. The last
+ *  stride is 1; where a size is 1 its stride is never looked at. Tensors of lower rank are right-aligned: their
+ *  leading sizes are 1. Stride 0 repeats an input; outputs have no stride 0. data may be NULL where a size is 0. */
+typedef struct heed_tensor {
+    void *data;        /**< first element; inputs are only read */
+    heed_dtype dtype;  /**< element type */
+    int64_t shape[4];  /**< sizes: batch, head, token, channel */
+    int64_t stride[4]; /**< distances in elements, >= 0 */
+} heed_tensor;
+
+/** A contiguous view in the order batch, head, token, channel. No errors: sizes are checked by the call that takes
+ *  the view. Safe from any thread. */
+HEED_API heed_tensor heed_tensor_bhnd(const void *data, heed_dtype dtype, int64_t batch, int64_t heads,
+                                      int64_t tokens, int64_t channels);
+
+/** A contiguous view in memory order batch, token, head, channel; its shape still reads (batch, head, token,
+ *  channel). No errors, safe from any thread. */
+HEED_API heed_tensor heed_tensor_bnhd(const void *data, heed_dtype dtype, int64_t batch, int64_t heads,
+                                      int64_t tokens, int64_t channels);
+
+/** @}
+ *  @defgroup context Contexts
+ *  @{ */
+
+/** Instruction sets. */
+typedef enum heed_isa {
+    HEED_ISA_AUTO = 0,   /**< the environment variable HEED_ISA (scalar, avx2, avx512 or neon) if set, else the best one here */
+    HEED_ISA_SCALAR = 1, /**< portable C */
+    HEED_ISA_AVX2 = 2,   /**< x86 with AVX2 and FMA */
+    HEED_ISA_AVX512 = 3, /**< x86 with AVX-512 F, BW, DQ and VL */
+    HEED_ISA_NEON = 4    /**< 64-bit Arm */
+} heed_isa;
+
+/** "scalar", "avx2", "avx512", "neon" or "auto"; "unknown" for anything else. Safe from any thread. */
+HEED_API const char *heed_isa_name(heed_isa isa);
+
+/** 1 when this build holds kernels for `isa` and this machine and its operating system can run them, else 0. AUTO
+ *  counts as supported. Safe from any thread. */
+HEED_API int heed_isa_supported(heed_isa isa);
+
+/** Runs task(job, index, worker) once for every index in [0, n_tasks), in any order, and returns when all have run.
+ *  `worker` lies in [0, n_threads) and two tasks that run at one time have different workers. Tasks never wait for
+ *  each other, so the hook may run them one by one. `pool` is what the config gave. */
+typedef void (*heed_parallel_for_fn)(void *pool, int64_t n_tasks, void (*task)(void *job, int64_t index, int worker),
+                                     void *job);
+
+/** Returns `bytes` bytes aligned to `alignment` (a power of two), or NULL. `allocator` is what the config gave. */
+typedef void *(*heed_allocate_fn)(void *allocator, size_t bytes, size_t alignment);
+
+/** Gives back what heed_allocate_fn returned, with the same `bytes`. */
+typedef void (*heed_release_fn)(void *allocator, void *memory, size_t bytes);
+
+/** How to make a context. Fill with #HEED_CONFIG_INIT, then change what you need. */
+typedef struct heed_config {
+    size_t struct_size;                /**< sizeof(heed_config) */
+    heed_isa isa;                      /**< instruction set; AUTO reads HEED_ISA here and only here */
+    int n_threads;                     /**< 1: the calling thread alone; n: up to n (OpenMP, or workers of the hook), at most 1024;
+                                            0: as many as OpenMP would use by itself */
+    heed_parallel_for_fn parallel_for; /**< runs the tasks in the caller's pool, or NULL */
+    void *pool;                        /**< handed to parallel_for */
+    heed_allocate_fn allocate;         /**< both hooks or none; NULL: aligned_alloc and free */
+    heed_release_fn release;           /**< see allocate */
+    void *allocator;                   /**< handed to allocate and release */
+    int64_t scratch_bytes;             /**< scratch of each worker; 0: enough for the table at heed_context_create() */
+} heed_config;
+
+/** One thread, AUTO, malloc, default scratch. */
+#define HEED_CONFIG_INIT {sizeof(heed_config), HEED_ISA_AUTO, 1, NULL, NULL, NULL, NULL, NULL, 0}
+
+/** Holds the instruction set, the threads and the scratch. */
+typedef struct heed_context heed_context;
+
+/** Makes a context; all memory is taken here, in one allocation.
+ *
+ *  Default scratch (scratch_bytes = 0) is enough for:
+ *
+ *  | mechanism | sizes up to        |
+ *  |-----------|--------------------|
+ *  | softmax   | D, Dv <= 1024      |
+ *  | merge     | any (needs none)   |
+ *
+ *  @param config         NULL means #HEED_CONFIG_INIT
+ *  @param context        receives the context; NULL on error
+ *  @param message        receives what was wrong in words (empty on success), or NULL
+ *  @param message_bytes  size of message
+ *  @return HEED_OK; HEED_ERROR_ARGUMENT (NULL context, struct_size, n_threads, one allocator hook without the other,
+ *          negative scratch_bytes); HEED_ERROR_ISA (unknown, not built in, or not on this machine, also when the
+ *          name came from HEED_ISA); HEED_ERROR_UNSUPPORTED (n_threads > 1 without hook in a build without OpenMP);
+ *          HEED_ERROR_MEMORY.
+ *
+ *  Safe from any thread, as long as nobody changes the environment meanwhile. */
+HEED_API heed_status heed_context_create(const heed_config *config, heed_context **context, char *message,
+                                         size_t message_bytes);
+
+/** Gives the memory back. NULL is fine. No call may be running on the context. */
+HEED_API void heed_context_destroy(heed_context *context);
+
+/** What was wrong with the last call on this context, e.g. "k: 64 channels expected (as in q), got 32"; empty after
+ *  a call that returned HEED_OK. Lives until the next call on the context. Not while a call runs on it. */
+HEED_API const char *heed_context_message(const heed_context *context);
+
+/** What the last successful call on a context did. Fill with #HEED_REPORT_INIT. */
+typedef struct heed_report {
+    size_t struct_size;           /**< sizeof(heed_report) */
+    heed_isa isa;                 /**< the instruction set that ran; never AUTO */
+    const char *path;             /**< the path taken: "softmax-tiles", "softmax-ranges" (few query rows, keys cut into
+                                       ranges), "merge", or "none" before the first call; a constant string */
+    int64_t n_tasks;              /**< independent tasks the work was cut into */
+    int n_workers;                /**< most workers that may have run at once; 1: no thread was woken */
+    int64_t scratch_bytes;        /**< scratch the call carved, all workers together */
+    int64_t exact_recomputations; /**< results that were recomputed on an exact path */
+} heed_report;
+
+/** An empty report. */
+#define HEED_REPORT_INIT {sizeof(heed_report), HEED_ISA_AUTO, NULL, 0, 0, 0, 0}
+
+/** Fills `report`. Errors: HEED_ERROR_ARGUMENT (NULL, struct_size). Not while a call runs on the context. */
+HEED_API heed_status heed_context_report(const heed_context *context, heed_report *report);
+
+/** @}
+ *  @defgroup mask Masks
+ *  @{ */
+
+/** Where queries and keys stand. Causal, windows and ALiBi compare these positions and nothing else, so that a part
+ *  of the keys knows where it stands and parts can be merged. Lq and Lk are the lengths of the batch element. */
+typedef enum heed_alignment {
+    HEED_ALIGN_BOTTOM_RIGHT = 0, /**< query i at i + Lk - Lq, key j at j: the last query sees the last key */
+    HEED_ALIGN_TOP_LEFT = 1,     /**< query i at i, key j at j */
+    HEED_ALIGN_POSITIONS = 2     /**< query i at query_start[b] + i, key j at key_start[b] + j */
+} heed_alignment;
+
+/** Who sees whom. All conditions hold together. Fill with #HEED_MASK_INIT.
+ *
+ *  Query i sees key j when i < Lq, j < Lk, and with p the distance pos_k(j) - pos_q(i): p <= 0 if causal,
+ *  p >= -window_left and p <= window_right where these are not -1, and visible(b, h, i, j) where given. A query that
+ *  sees no key gives 0 and lse -inf (or its sink). */
+typedef struct heed_mask {
+    size_t struct_size;           /**< sizeof(heed_mask) */
+    int causal;                   /**< non-zero: no key after the query's position */
+    int64_t window_left;          /**< keys at most this far before the query, inclusive; -1: unbounded */
+    int64_t window_right;         /**< keys at most this far after the query, inclusive; -1: unbounded */
+    const int64_t *query_lengths; /**< [B], each in 0..Nq, or NULL: Nq */
+    const int64_t *key_lengths;   /**< [B], each in 0..Nk, or NULL: Nk */
+    const heed_tensor *visible;   /**< HEED_BOOL (B or 1, Hq or 1, Nq or 1, Nk), true: visible; or NULL */
+    heed_alignment alignment;     /**< where queries and keys stand */
+    const int64_t *query_start;   /**< [B], |start| <= 2^60, only with HEED_ALIGN_POSITIONS; NULL: 0 */
+    const int64_t *key_start;     /**< [B], likewise */
+} heed_mask;
+
+/** Everybody sees everybody; bottom right where it matters. */
+#define HEED_MASK_INIT {sizeof(heed_mask), 0, -1, -1, NULL, NULL, NULL, HEED_ALIGN_BOTTOM_RIGHT, NULL, NULL}
+
+/** @}
+ *  @defgroup softmax Softmax attention
+ *  @{ */
+
+/** Options of softmax attention. Fill with #HEED_SOFTMAX_OPTIONS_INIT.
+ *
+ *  The score of query i and key j (the order of ONNX Attention) is
+ *
+ *      s = scale q_i.k_j
+ *      s = cap tanh(s / cap)                         if cap > 0
+ *      s = s + bias_ij + slope_h (pos_k - pos_q)     causal; else - slope_h |pos_k - pos_q|
+ *
+ *  then hidden keys leave, and the sink of the head joins the denominator as one more key without a value. */
+typedef struct heed_softmax_options {
+    size_t struct_size;        /**< sizeof(heed_softmax_options) */
+    float scale;               /**< finite; 0: 1 / sqrt(D) */
+    float softcap;             /**< cap, finite and >= 0; 0: none */
+    const heed_tensor *bias;   /**< float32 (B or 1, Hq or 1, Nq or 1, Nk), or NULL; -inf hides */
+    const float *alibi_slopes; /**< [Hq], or NULL */
+    const float *sinks;        /**< [Hq], or NULL; -inf: no sink in that head */
+    const heed_mask *mask;     /**< or NULL: everybody sees everybody */
+} heed_softmax_options;
+
+/** Scale 1 / sqrt(D), nothing else. */
+#define HEED_SOFTMAX_OPTIONS_INIT {sizeof(heed_softmax_options), 0.0f, 0.0f, NULL, NULL, NULL, NULL}
+
+/** Softmax attention: out_i = sum_j p_ij v_j, p_ij = exp(s_ij) / (sum_j exp(s_ij) + exp(sink_h)).
+ *
+ *  "Attention Is All You Need", equation 1; evaluated over blocks of keys as in FlashAttention, algorithm 1: nothing
+ *  of size Nq x Nk exists. Query head h uses key and value head h / (Hq / Hkv), rounded down: multi-head, grouped and
+ *  multi-query attention.
+ *
+ *  @param q    float32 (B, Hq, Nq, D)
+ *  @param k    float32 (B, Hkv, Nk, D); Hq is a multiple of Hkv
+ *  @param v    float32 (B, Hkv, Nk, Dv)
+ *  @param out  float32 (B, Hq, Nq, Dv)
+ *  @param lse  float32 (B, Hq, Nq, 1) or NULL; receives log(sum_j exp(s_ij) + exp(sink_h)), the natural logarithm
+ *
+ *  D, Dv >= 1; B, Hq, Nq or Nk = 0 is legal. Rows without a visible key give 0 and lse = its sink, or -inf without
+ *  sinks; rows beyond query_lengths give 0 and -inf. Of parts that will be merged exactly one gets the sinks.
+ *
+ *  Error against float64: at most 2e-6 max|v| for scores up to 30 and Nk <= 32768, and at most 2e-5 max|v| where one
+ *  early score stands 17 above 16383 others. v = 1 in all visible rows gives exactly 1 (without sinks).
+ *
+ *  Returns HEED_OK or HEED_ERROR_ARGUMENT, _SHAPE, _STRIDE, _OVERLAP, _DTYPE, _SCRATCH, _BUSY.
+ *  Safe from any thread with a context of its own. */
+HEED_API heed_status heed_softmax_forward(heed_context *context, const heed_tensor *q, const heed_tensor *k,
+                                          const heed_tensor *v, const heed_softmax_options *options,
+                                          const heed_tensor *out, const heed_tensor *lse);
+
+/** The scratch that heed_softmax_forward() carves for each worker, in bytes, the same for every instruction set. It
+ *  follows from D, Dv and the options, never from B, H, Nq or Nk. Only the shapes of q, k and v are read.
+ *  Errors: HEED_ERROR_ARGUMENT, _SHAPE; *bytes is then left as it is. Safe from any thread. */
+HEED_API heed_status heed_softmax_scratch_bytes(const heed_tensor *q, const heed_tensor *k, const heed_tensor *v,
+                                                const heed_softmax_options *options, int64_t *bytes);
+
+/** @}
+ *  @defgroup merge Merge
+ *  @{ */
+
+/** Joins two results over different keys of the same queries:
+ *
+ *      lse = log(exp(lse_a) + exp(lse_b)),  out = exp(lse_a - lse) out_a + exp(lse_b - lse) out_b
+ *
+ *  (0, -inf) is the empty part: a part with lse = -inf leaves the other one as it is, bit for bit. Associative and
+ *  commutative up to rounding; a fixed order gives the same bits.
+ *
+ *  @param out_a, out_b, out  float32 (B, H, N, Dv)
+ *  @param lse_a, lse_b, lse  float32 (B, H, N, 1): one per row, or (B, H, N, Dv): one per channel; all three alike.
+ *                            lse may be NULL where it is not needed.
+ *
+ *  In place: out and lse may be exactly out_a and lse_a (same data and strides); no other overlap.
+ *  Error of one merge: out 4e-7 max(|out_a|, |out_b|) plus what an error of 1 ulp in the two lse makes of it; lse 1 ulp.
+ *  Returns HEED_OK or HEED_ERROR_ARGUMENT, _SHAPE, _STRIDE, _OVERLAP, _DTYPE, _BUSY.
+ *  Safe from any thread with a context of its own. */
+HEED_API heed_status heed_merge(heed_context *context, const heed_tensor *out_a, const heed_tensor *lse_a,
+                                const heed_tensor *out_b, const heed_tensor *lse_b, const heed_tensor *out,
+                                const heed_tensor *lse);
+
+/** @} */
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,94 @@
+/* The tile kernels: what each one computes, and the table that holds them, one per instruction set (ISA).
+ *
+ * A tile is a matrix of floats whose lanes are rows of queries: element (r, lane) lies at t[r * tile_lanes + lane].
+ * r counts channels (queries and outputs, transposed) or keys (scores and weights). A tile has 1 to
+ * HEED_TILE_VECTORS vectors; a kernel told to work on n_vectors reads and writes the lanes of those vectors only, all
+ * of them, whether or not a query stands there. Tiles are aligned to 64 bytes; everything else to its element.
+ *
+ * Lanes never mix: what is in one lane has no effect on the bits of another. */
+#ifndef HEED_KERNELS_H
+#define HEED_KERNELS_H
+
+#include <stdint.h>
+
+enum {
+    HEED_TILE_VECTORS = 3,    /* vectors in the widest tile: 8 keys x 3 vectors fill the registers */
+    HEED_MAX_TILE_LANES = 48, /* lanes of the widest tile on any ISA (AVX-512: 3 x 16) */
+    HEED_BLOCK_KEYS = 128     /* keys in a block of scores: 128 x 48 floats stay in L1 */
+};
+
+/* X(result, name, arguments): declares, fills the table, tests and benchmarks every kernel.
+ *
+ * exp2_array     y[i] = 2^x[i], any x; <= 2 ulp on [-126, 16]; y may be x
+ * exp_array      y[i] = e^x[i], any x; <= 2 ulp on [-87.3, 88]; y may be x
+ *
+ * pack_tile      t[c][r] = scale rows[r][c] for r < n_rows, c < n_columns; lanes n_rows .. end of their vector = 0
+ * scores_tile    s[j][r] = sum_c q[c][r] k[j * k_stride + c], j < n_keys, c < n_channels
+ * softcap_tile   s[j][r] = cap tanh(s[j][r] / cap); absolute error <= 2 ulp of cap
+ * bias_tile      s[j][r] += bias[r][j], r < n_rows; the other lanes keep their scores
+ * alibi_tile     s[j][r] -= slope[r] |distance[r] + j|                          (distance: first key minus query)
+ * range_tile     s[j][r] = -inf unless begin[r] <= j < end[r]
+ * visible_tile   s[j][r] = -inf where visible[r][j] is 0, r < n_rows
+ *
+ * softmax_tile   one step of online softmax, lane by lane (log2 e = 1.4427, M = max(m, max_j s[j])):
+ *                    rescale = 2^(m log2 e - M log2 e), 0 where m = -inf
+ *                    s[j]    = 2^(s[j] log2 e - M log2 e), 0 where s[j] = -inf
+ *                    l       = l rescale + sum_j s[j], the sum in the order of j from zero
+ *                    m       = M
+ *                The reference is the float M log2 e: l stands for l 2^(float)(M log2 e). Where that product
+ *                overflows, weights are 1 for the maximum itself and 0 below it, and l stands for l e^M.
+ *                NaN scores are passed over in M and give NaN weights; s = +inf gives NaN.
+ * softmax_careful_tile  the same bits, but s[j] = -1 marks a score of -inf (it adds nothing to l)
+ *
+ * values_tile    o[c][r] = o[c][r] rescale[r] + sum_j p[j][r] v[j * v_stride + c], the sum in the order of j from zero
+ * values_careful_tile   the same bits, but terms with p < 0 are left out, whatever v holds
+ * output_tile    rows[r][c] = o[c][r] / l[r], 0 where l[r] = 0; rows that are NULL are left out; r < n_rows, c < n_columns.
+ *                Returns non-zero when a value written was NaN.
+ * blend_rows     out[i] = a[i] weight_a + b[i] weight_b; out may be a or b */
+#define HEED_KERNEL_LIST(X)                                                                                            \
+    X(void, exp2_array, (const float *x, float *y, int64_t n))                                                         \
+    X(void, exp_array, (const float *x, float *y, int64_t n))                                                          \
+    X(void, pack_tile, (float *t, const float *const *rows, int n_rows, int64_t n_columns, float scale))               \
+    X(void, scores_tile,                                                                                               \
+      (float *restrict s, const float *restrict q, const float *restrict k, int64_t k_stride, int n_keys,              \
+       int64_t n_channels, int n_vectors))                                                                             \
+    X(void, softcap_tile, (float *s, int n_keys, int n_vectors, float cap))                                            \
+    X(void, bias_tile, (float *restrict s, const float *const *bias, int n_rows, int n_keys))                          \
+    X(void, alibi_tile, (float *restrict s, const float *slope, const float *distance, int n_keys, int n_vectors))     \
+    X(void, range_tile, (float *restrict s, const float *begin, const float *end, int n_keys, int n_vectors))          \
+    X(void, visible_tile, (float *restrict s, const uint8_t *const *visible, int n_rows, int n_keys))                  \
+    X(void, softmax_tile,                                                                                              \
+      (float *restrict s, float *restrict m, float *restrict l, float *restrict rescale, int n_keys, int n_vectors))   \
+    X(void, softmax_careful_tile,                                                                                      \
+      (float *restrict s, float *restrict m, float *restrict l, float *restrict rescale, int n_keys, int n_vectors))   \
+    X(void, values_tile,                                                                                               \
+      (float *restrict o, const float *restrict p, const float *restrict v, int64_t v_stride,                          \
+       const float *restrict rescale, int n_keys, int64_t n_channels, int n_vectors))                                  \
+    X(void, values_careful_tile,                                                                                       \
+      (float *restrict o, const float *restrict p, const float *restrict v, int64_t v_stride,                          \
+       const float *restrict rescale, int n_keys, int64_t n_channels, int n_vectors))                                  \
+    X(int, output_tile,                                                                                                \
+      (float *const *rows, const float *restrict o, const float *restrict l, int n_rows, int64_t n_columns))           \
+    X(void, blend_rows, (float *out, const float *a, float weight_a, const float *b, float weight_b, int64_t n))
+
+typedef struct heed_kernels {
+    const char *isa;
+    int vector_lanes; /* floats in a vector */
+    int tile_lanes;   /* HEED_TILE_VECTORS vectors */
+#define HEED_KERNEL_FIELD(result, name, arguments) result(*name) arguments;
+    HEED_KERNEL_LIST(HEED_KERNEL_FIELD)
+#undef HEED_KERNEL_FIELD
+} heed_kernels;
+
+extern const heed_kernels heed_kernels_scalar;
+#ifdef HEED_HAVE_AVX2
+extern const heed_kernels heed_kernels_avx2;
+#endif
+#ifdef HEED_HAVE_AVX512
+extern const heed_kernels heed_kernels_avx512;
+#endif
+#ifdef HEED_HAVE_NEON
+extern const heed_kernels heed_kernels_neon;
+#endif
+
+#endif

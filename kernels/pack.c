@@ -1,0 +1,51 @@
+/* pack_tile, output_tile: rows of the caller into tile layout and back, a square of vectors at a time. */
+#include "kernels/vec/vec.h"
+
+/* Up to VF_LANES columns from column c of up to VF_LANES rows, transposed: x[i] = column c + i, lanes are rows. */
+HEED_INLINE void load_square(vf x[VF_LANES], const float *const *rows, int n_rows, int64_t c, int n_columns)
+{
+    for (int r = 0; r < VF_LANES; r++)
+        x[r] = r < n_rows ? vf_load_n(rows[r] + c, n_columns) : vf_zero();
+    vf_transpose(x);
+}
+
+HEED_INLINE int lanes_left(int64_t n) { return n < VF_LANES ? (int)n : VF_LANES; }
+
+void HEED_FN(pack_tile)(float *t, const float *const *rows, int n_rows, int64_t n_columns, float scale)
+{
+    vf x[VF_LANES], factor = vf_set1(scale);
+    for (int lane = 0; lane < n_rows; lane += VF_LANES) {
+        for (int64_t c = 0; c < n_columns; c += VF_LANES) {
+            int width = lanes_left(n_columns - c);
+            load_square(x, rows + lane, n_rows - lane, c, width);
+            for (int i = 0; i < width; i++)
+                vf_store(t + (c + i) * TILE_LANES + lane, vf_mul(x[i], factor));
+        }
+    }
+}
+
+int HEED_FN(output_tile)(float *const *rows, const float *restrict o, const float *restrict l, int n_rows,
+                         int64_t n_columns)
+{
+    int nan = 0;
+    vf x[VF_LANES];
+    for (int lane = 0; lane < n_rows; lane += VF_LANES) {
+        vf total = vf_load(l + lane);
+        vm empty = vf_eq(total, vf_zero());
+        for (int64_t c = 0; c < n_columns; c += VF_LANES) {
+            int width = lanes_left(n_columns - c);
+            for (int i = 0; i < VF_LANES; i++) {
+                vf y = i < width ? vf_load(o + (c + i) * TILE_LANES + lane) : vf_zero();
+                x[i] = vf_select(empty, vf_zero(), vf_div(y, total));
+            }
+            vf_transpose(x);
+            for (int r = 0; r < VF_LANES && lane + r < n_rows; r++) {
+                if (!rows[lane + r])
+                    continue;
+                vf_store_n(rows[lane + r] + c, x[r], width);
+                nan |= vm_any(vf_unordered(x[r], x[r]));
+            }
+        }
+    }
+    return nan;
+}

@@ -1,0 +1,58 @@
+/* vec.h: the one vector of floats that the tile kernels are written with.
+ *
+ * HEED_VEC_HEADER names the header of the instruction set that an object is compiled for; each defines the same
+ * operations on its own registers, one to three instructions each. Tile files hold no other intrinsics and no #ifdef.
+ *
+ * VF_LANES                floats in a vector
+ * TILE_KEYS, TILE_CHANNELS  rows of the register tiles: with HEED_TILE_VECTORS vectors each they fill the registers
+ *
+ * vf                      a vector of floats            vm                  one truth value per lane
+ * vf_zero(), vf_set1(x)   all lanes 0, x
+ * vf_load(p)  vf_store(p, x)          any alignment
+ * vf_load_n(p, n)         lanes 0 .. n - 1 from p, the others 0; touches no other address; 0 <= n <= VF_LANES
+ * vf_store_n(p, x, n)     stores lanes 0 .. n - 1 only
+ * vf_load_bool_n(p, n)    1.0 where byte p[lane] is not 0, 0.0 where it is; lanes n and up 0.0
+ * vf_add, vf_sub, vf_mul, vf_div      lane by lane
+ * vf_fma(a, b, c)         a b + c, rounded once where the ISA has it (scalar: twice)
+ * vf_max(a, b)            a > b ? a : b: where either is NaN, b
+ * vf_min(a, b)            a < b ? a : b: likewise
+ * vf_abs(x)               sign cleared, NaN stays NaN
+ * vf_round(x)             to the nearest integer, |x| < 2^22 or infinite or NaN
+ * vf_clamp_exponent(x, low, high)  x within [low, high], NaN stays NaN; the identity where vf_scale2 needs no clamp
+ * vf_scale2(x, n)         x 2^n for x in [1/2, 2] and whole n as vf_round and vf_clamp_exponent leave it:
+ *                         0 for n <= -127 (AVX-512: correctly rounded), inf for n >= 128; NaN x gives NaN unless n = -inf
+ * vf_eq, vf_lt, vf_unordered          comparisons; NaN compares false except in vf_unordered(a, b): either is NaN
+ * vf_select(m, a, b)      a where m, else b
+ * vm_any(m), vm_and(a, b) is any lane true; both
+ * vf_transpose(x)         x[VF_LANES] as the rows of a square matrix, transposed in place
+ * vf_keep(x)              x; keeps the compiler from folding its load into several instructions */
+#ifndef HEED_VEC_H
+#define HEED_VEC_H
+
+#include "kernels/kernels.h"
+
+/* Before a loop over the vectors or rows of a register tile: unrolled, or its accumulators would live in memory. */
+#ifdef __clang__
+#define HEED_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define HEED_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+#define HEED_NOINLINE __attribute__((noinline))
+#define HEED_INLINE static inline __attribute__((always_inline))
+
+#include HEED_VEC_HEADER
+
+#define HEED_JOIN2(a, b) a##_##b
+#define HEED_JOIN(a, b) HEED_JOIN2(a, b)
+
+/* The name of an exported kernel in this object: heed_<name>_<isa>. */
+#define HEED_FN(name) HEED_JOIN(HEED_JOIN(heed, name), HEED_KERNEL_ISA)
+
+#define HEED_KERNEL_PROTOTYPE(result, name, arguments) result HEED_FN(name) arguments;
+HEED_KERNEL_LIST(HEED_KERNEL_PROTOTYPE)
+#undef HEED_KERNEL_PROTOTYPE
+
+enum { TILE_LANES = HEED_TILE_VECTORS * VF_LANES }; /* floats in a row of a tile */
+
+#endif

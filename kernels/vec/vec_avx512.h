@@ -1,0 +1,92 @@
+/* Sixteen floats in a vector: x86 with AVX-512 F, BW, DQ and VL. */
+#ifndef HEED_VEC_AVX512_H
+#define HEED_VEC_AVX512_H
+
+#include <immintrin.h>
+#include <stdint.h>
+
+#define VF_LANES 16
+#define TILE_KEYS 8
+#define TILE_CHANNELS 8
+
+typedef __m512 vf;
+typedef __mmask16 vm;
+
+static inline vf vf_zero(void) { return _mm512_setzero_ps(); }
+static inline vf vf_set1(float x) { return _mm512_set1_ps(x); }
+static inline vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
+static inline void vf_store(float *p, vf x) { _mm512_storeu_ps(p, x); }
+static inline __mmask16 lanes_below(int n) { return (__mmask16)((1u << n) - 1u); }
+static inline vf vf_load_n(const float *p, int n) { return _mm512_maskz_loadu_ps(lanes_below(n), p); }
+static inline void vf_store_n(float *p, vf x, int n) { _mm512_mask_storeu_ps(p, lanes_below(n), x); }
+
+static inline vf vf_load_bool_n(const uint8_t *p, int n)
+{
+    __m128i bytes = _mm_maskz_loadu_epi8(lanes_below(n), p);
+    return _mm512_maskz_mov_ps(_mm_test_epi8_mask(bytes, bytes), _mm512_set1_ps(1.0f));
+}
+
+static inline vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+static inline vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+static inline vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+static inline vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
+static inline vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+static inline vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+static inline vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
+static inline vf vf_abs(vf x) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), x); }
+
+static inline vf vf_round(vf x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+
+/* scalef takes any exponent, infinite ones too, and gives 0 for 2^-inf even where x is NaN. */
+static inline vf vf_clamp_exponent(vf x, float low, float high)
+{
+    (void)low;
+    (void)high;
+    return x;
+}
+
+static inline vf vf_scale2(vf x, vf n) { return _mm512_scalef_ps(x, n); }
+static inline vm vf_eq(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+static inline vm vf_lt(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+static inline vm vf_unordered(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q); }
+static inline vf vf_select(vm m, vf a, vf b) { return _mm512_mask_blend_ps(m, b, a); }
+static inline int vm_any(vm m) { return m != 0; }
+static inline vm vm_and(vm a, vm b) { return (vm)(a & b); }
+
+static inline void vf_transpose(vf x[VF_LANES])
+{
+    vf pairs[16], quads[16];
+    HEED_UNROLL
+    for (int i = 0; i < 8; i++) {
+        pairs[2 * i] = _mm512_unpacklo_ps(x[2 * i], x[2 * i + 1]);
+        pairs[2 * i + 1] = _mm512_unpackhi_ps(x[2 * i], x[2 * i + 1]);
+    }
+    /* quads[4 i + c]: rows 4 i .. 4 i + 3, column c of each group of four columns */
+    HEED_UNROLL
+    for (int i = 0; i < 16; i += 4) {
+        quads[i] = _mm512_shuffle_ps(pairs[i], pairs[i + 2], 0x44);
+        quads[i + 1] = _mm512_shuffle_ps(pairs[i], pairs[i + 2], 0xee);
+        quads[i + 2] = _mm512_shuffle_ps(pairs[i + 1], pairs[i + 3], 0x44);
+        quads[i + 3] = _mm512_shuffle_ps(pairs[i + 1], pairs[i + 3], 0xee);
+    }
+    /* a 4 x 4 transpose of 128-bit pieces: piece g of quads[4 i + c] is rows 4 i .. of column 4 g + c */
+    HEED_UNROLL
+    for (int c = 0; c < 4; c++) {
+        vf low01 = _mm512_shuffle_f32x4(quads[c], quads[4 + c], 0x44);
+        vf high01 = _mm512_shuffle_f32x4(quads[c], quads[4 + c], 0xee);
+        vf low23 = _mm512_shuffle_f32x4(quads[8 + c], quads[12 + c], 0x44);
+        vf high23 = _mm512_shuffle_f32x4(quads[8 + c], quads[12 + c], 0xee);
+        x[c] = _mm512_shuffle_f32x4(low01, low23, 0x88);
+        x[4 + c] = _mm512_shuffle_f32x4(low01, low23, 0xdd);
+        x[8 + c] = _mm512_shuffle_f32x4(high01, high23, 0x88);
+        x[12 + c] = _mm512_shuffle_f32x4(high01, high23, 0xdd);
+    }
+}
+
+static inline vf vf_keep(vf x)
+{
+    __asm__("" : "+v"(x));
+    return x;
+}
+
+#endif

@@ -1,0 +1,57 @@
+/* One float in a vector: portable C, so that the tile code runs anywhere and under every checking tool. */
+#ifndef HEED_VEC_SCALAR_H
+#define HEED_VEC_SCALAR_H
+
+#include <stdint.h>
+
+#define VF_LANES 1
+#define TILE_KEYS 4
+#define TILE_CHANNELS 4
+
+typedef float vf;
+typedef int vm;
+
+static inline vf vf_zero(void) { return 0.0f; }
+static inline vf vf_set1(float x) { return x; }
+static inline vf vf_load(const float *p) { return *p; }
+static inline void vf_store(float *p, vf x) { *p = x; }
+static inline vf vf_load_n(const float *p, int n) { return n > 0 ? *p : 0.0f; }
+static inline void vf_store_n(float *p, vf x, int n)
+{
+    if (n > 0)
+        *p = x;
+}
+static inline vf vf_load_bool_n(const uint8_t *p, int n) { return n > 0 && *p ? 1.0f : 0.0f; }
+static inline vf vf_add(vf a, vf b) { return a + b; }
+static inline vf vf_sub(vf a, vf b) { return a - b; }
+static inline vf vf_mul(vf a, vf b) { return a * b; }
+static inline vf vf_div(vf a, vf b) { return a / b; }
+static inline vf vf_fma(vf a, vf b, vf c) { return a * b + c; }
+static inline vf vf_max(vf a, vf b) { return a > b ? a : b; }
+static inline vf vf_min(vf a, vf b) { return a < b ? a : b; }
+static inline vf vf_abs(vf x) { return __builtin_fabsf(x); }
+
+/* Adding 1.5 2^23 pushes the fraction out of the significand, rounded to nearest. */
+static inline vf vf_round(vf x) { return (x + 12582912.0f) - 12582912.0f; }
+
+static inline vf vf_clamp_exponent(vf x, float low, float high) { return vf_min(high, vf_max(low, x)); }
+
+static inline vf vf_scale2(vf x, vf n)
+{
+    union {
+        uint32_t bits;
+        float value;
+    } power = {(uint32_t)((n == n ? (int32_t)n : 0) + 127) << 23};
+    return x * power.value;
+}
+
+static inline vm vf_eq(vf a, vf b) { return a == b; }
+static inline vm vf_lt(vf a, vf b) { return a < b; }
+static inline vm vf_unordered(vf a, vf b) { return a != a || b != b; }
+static inline vf vf_select(vm m, vf a, vf b) { return m ? a : b; }
+static inline int vm_any(vm m) { return m; }
+static inline vm vm_and(vm a, vm b) { return a && b; }
+static inline void vf_transpose(vf x[VF_LANES]) { (void)x; }
+static inline vf vf_keep(vf x) { return x; }
+
+#endif

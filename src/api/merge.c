@@ -1,0 +1,83 @@
+#include "mechanisms/merge.h"
+
+#include "core/arguments.h"
+#include "core/context.h"
+
+#include <string.h>
+
+typedef struct merge_arguments {
+    const heed_tensor *out_a, *lse_a, *out_b, *lse_b, *out, *lse;
+} merge_arguments;
+
+static heed_status check_same_shape(heed_message *message, const char *name, const heed_tensor *tensor,
+                                    const heed_tensor *like, const char *as)
+{
+    for (int d = 0; d < 4; d++)
+        HEED_CHECK(heed_check_size(message, name, tensor, d, like->shape[d], as));
+    return HEED_OK;
+}
+
+static heed_status check_shapes(heed_message *message, const merge_arguments *a)
+{
+    HEED_CHECK(check_same_shape(message, "out_b", a->out_b, a->out_a, "as in out_a"));
+    HEED_CHECK(check_same_shape(message, "out", a->out, a->out_a, "as in out_a"));
+    for (int d = 0; d < 3; d++)
+        HEED_CHECK(heed_check_size(message, "lse_a", a->lse_a, d, a->out_a->shape[d], "as in out_a"));
+    HEED_CHECK(heed_check_repeated_size(message, "lse_a", a->lse_a, 3, a->out_a->shape[3], "as in out_a, or 1"));
+    HEED_CHECK(check_same_shape(message, "lse_b", a->lse_b, a->lse_a, "as in lse_a"));
+    return a->lse ? check_same_shape(message, "lse", a->lse, a->lse_a, "as in lse_a") : HEED_OK;
+}
+
+/* Exactly the same view: an output in place. */
+static int is_same(const heed_tensor *a, const heed_tensor *b)
+{
+    for (int d = 0; d < 4; d++) {
+        if (a->shape[d] > 1 && a->stride[d] != b->stride[d])
+            return 0;
+    }
+    return a->data == b->data && memcmp(a->shape, b->shape, sizeof a->shape) == 0;
+}
+
+static heed_status check_overlap(heed_message *message, const merge_arguments *a)
+{
+    if (!is_same(a->out, a->out_a))
+        HEED_CHECK(heed_check_apart(message, "out", a->out, "out_a", a->out_a));
+    HEED_CHECK(heed_check_apart(message, "out", a->out, "lse_a", a->lse_a));
+    HEED_CHECK(heed_check_apart(message, "out", a->out, "out_b", a->out_b));
+    HEED_CHECK(heed_check_apart(message, "out", a->out, "lse_b", a->lse_b));
+    if (!a->lse)
+        return HEED_OK;
+    if (!is_same(a->lse, a->lse_a))
+        HEED_CHECK(heed_check_apart(message, "lse", a->lse, "lse_a", a->lse_a));
+    HEED_CHECK(heed_check_apart(message, "lse", a->lse, "out_a", a->out_a));
+    HEED_CHECK(heed_check_apart(message, "lse", a->lse, "out_b", a->out_b));
+    HEED_CHECK(heed_check_apart(message, "lse", a->lse, "lse_b", a->lse_b));
+    return heed_check_apart(message, "lse", a->lse, "out", a->out);
+}
+
+static heed_status check(heed_message *message, const merge_arguments *a)
+{
+    HEED_CHECK(heed_check_input(message, "out_a", a->out_a, HEED_FLOAT32));
+    HEED_CHECK(heed_check_input(message, "lse_a", a->lse_a, HEED_FLOAT32));
+    HEED_CHECK(heed_check_input(message, "out_b", a->out_b, HEED_FLOAT32));
+    HEED_CHECK(heed_check_input(message, "lse_b", a->lse_b, HEED_FLOAT32));
+    HEED_CHECK(heed_check_output(message, "out", a->out, HEED_FLOAT32));
+    if (a->lse)
+        HEED_CHECK(heed_check_output(message, "lse", a->lse, HEED_FLOAT32));
+    HEED_CHECK(check_shapes(message, a));
+    return check_overlap(message, a);
+}
+
+heed_status heed_merge(heed_context *context, const heed_tensor *out_a, const heed_tensor *lse_a,
+                       const heed_tensor *out_b, const heed_tensor *lse_b, const heed_tensor *out,
+                       const heed_tensor *lse)
+{
+    merge_arguments a = {out_a, lse_a, out_b, lse_b, out, lse};
+    HEED_CHECK(heed_call_begin(context));
+    heed_status status = check(&context->message, &a);
+    if (status == HEED_OK) {
+        merge_plan plan = {*out_a, *lse_a, *out_b, *lse_b, *out, lse ? *lse : (heed_tensor){0}};
+        merge_run(context, &plan);
+    }
+    return heed_call_end(context, status);
+}

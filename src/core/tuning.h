@@ -1,0 +1,25 @@
+/* Every threshold of the library, each with its reason and the measurement that set it. */
+#ifndef HEED_CORE_TUNING_H
+#define HEED_CORE_TUNING_H
+
+/* Work below this runs on the calling thread: waking a team costs about 5 us, in which one core does 0.5 Mflop; from
+ * four times that on a second thread gains. */
+#define HEED_PARALLEL_MIN_FLOPS 2.0e6
+
+enum {
+    /* Few query rows: the keys are cut into ranges of at least this many keys, at most HEED_MAX_RANGES of them, whose
+     * results are merged. Shorter ranges give more threads work but pay a merge more often. */
+    HEED_MIN_RANGE_KEYS = 512,
+    HEED_MAX_RANGES = 64,
+
+    /* Rows of partial results that each worker's scratch holds: two tiles of the widest ISA. */
+    HEED_PARTIAL_ROWS = 96,
+
+    /* Items (tiles of rows) per thread from which each item is one task; below, its ranges are tasks. */
+    HEED_ITEMS_PER_THREAD = 4,
+
+    /* Rows in one task of a merge. */
+    HEED_MERGE_ROWS = 64
+};
+
+#endif

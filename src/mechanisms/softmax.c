@@ -1,0 +1,460 @@
+/* o_i = sum_j p_ij v_j,  p_ij = softmax_j(q_i.k_j scale + ...)       ("Attention Is All You Need", equation 1)
+ *
+ * streamed over blocks of keys (FlashAttention, algorithm 1; its order of loops as in FlashAttention-2): after each
+ * block m is the largest score so far, l = sum exp(s - m), o = sum exp(s - m) v. Each block of l and o is summed from
+ * zero and then joins the running sums, so that early large terms do not swallow late small ones.
+ *
+ * The rows of queries stand on the lanes of a tile: scores, weights and outputs are kept transposed, keys and values
+ * are read in place, and everything after the product is lane by lane. Many query rows: a tile holds rows of one head,
+ * and is a task. Few query rows: a tile holds the rows of all heads that share keys, so that these are read once, and
+ * the keys are cut into ranges whose results are merged, so that there is work for all threads. */
+#include "mechanisms/softmax.h"
+
+#include "core/parallel.h"
+#include "core/scratch.h"
+#include "core/tensor.h"
+#include "core/tuning.h"
+#include "mechanisms/merge.h"
+
+#include <math.h>
+#include <stdatomic.h>
+#include <string.h>
+
+/* How the rows of all heads are dealt to tiles. Row r of unit u of batch element b is query r % Nq of head
+ * u heads_per_unit + r / Nq. */
+typedef struct row_cut {
+    int few_rows;
+    int64_t heads_per_unit, n_units, rows_per_unit, tiles_per_unit;
+    int64_t n_items;    /* tiles of all units and batch elements */
+    int64_t max_ranges; /* ranges that the keys of an item are cut into, at most */
+} row_cut;
+
+/* One worker's scratch. */
+typedef struct softmax_scratch {
+    float *queries, *scores, *outputs; /* tiles [D], [HEED_BLOCK_KEYS], [Dv] */
+    float *partial_rows;               /* [HEED_PARTIAL_ROWS][Dv] */
+    double *partial_lse;               /* [HEED_PARTIAL_ROWS] */
+} softmax_scratch;
+
+typedef struct softmax_job {
+    const softmax_plan *plan;
+    const heed_kernels *kernels;
+    row_cut cut;
+    heed_context *context;
+    int64_t wave_begin; /* few rows, ranges as tasks: the first (item, range) of this wave */
+    int n_slices;       /* scratch slices that hold the wave's partial results */
+    atomic_llong exact_recomputations;
+} softmax_job;
+
+/* A tile of query rows with what each lane needs. Lanes without a row see everything and are never stored. */
+typedef struct query_tile {
+    int64_t b, kv_head;
+    int n_rows, n_vectors;
+    int64_t head[HEED_MAX_TILE_LANES], query[HEED_MAX_TILE_LANES];
+    heed_key_range sees[HEED_MAX_TILE_LANES];
+    heed_key_range keys; /* what any lane sees, cut to one range of keys */
+    int with_sinks;
+    float m[HEED_MAX_TILE_LANES], l[HEED_MAX_TILE_LANES], rescale[HEED_MAX_TILE_LANES];
+} query_tile;
+
+static int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* ---- scratch ---- */
+
+static int64_t carve(softmax_scratch *w, char *memory, int64_t d, int64_t dv)
+{
+    heed_arena arena = {memory, 0};
+    int64_t row = HEED_MAX_TILE_LANES * (int64_t)sizeof(float);
+    w->queries = heed_arena_take(&arena, d * row);
+    w->scores = heed_arena_take(&arena, HEED_BLOCK_KEYS * row);
+    w->outputs = heed_arena_take(&arena, dv * row);
+    w->partial_rows = heed_arena_take(&arena, HEED_PARTIAL_ROWS * dv * (int64_t)sizeof(float));
+    w->partial_lse = heed_arena_take(&arena, HEED_PARTIAL_ROWS * (int64_t)sizeof(double));
+    return arena.bytes;
+}
+
+int64_t softmax_scratch_bytes(int64_t d, int64_t dv)
+{
+    softmax_scratch w;
+    return carve(&w, NULL, d, dv);
+}
+
+static softmax_scratch slice_of(const softmax_job *job, int worker)
+{
+    softmax_scratch w;
+    carve(&w, job->context->scratch + worker * job->context->scratch_bytes, job->plan->q.shape[3],
+          job->plan->v.shape[3]);
+    return w;
+}
+
+/* ---- which rows, which keys ---- */
+
+static int64_t range_keys(int64_t n_keys)
+{
+    int64_t keys = divide_up(divide_up(n_keys, HEED_MAX_RANGES), HEED_BLOCK_KEYS) * HEED_BLOCK_KEYS;
+    return larger(keys, HEED_MIN_RANGE_KEYS);
+}
+
+static row_cut cut_rows(const softmax_plan *p, int tile_lanes)
+{
+    int64_t n_queries = p->q.shape[2], group = p->q.shape[1] / larger(p->k.shape[1], 1);
+    row_cut cut = {.few_rows = n_queries < tile_lanes, .max_ranges = 1};
+    cut.heads_per_unit = cut.few_rows ? group : 1;
+    cut.n_units = p->q.shape[1] / larger(cut.heads_per_unit, 1);
+    cut.rows_per_unit = cut.heads_per_unit * n_queries;
+    cut.tiles_per_unit = divide_up(cut.rows_per_unit, tile_lanes);
+    cut.n_items = p->q.shape[0] * cut.n_units * cut.tiles_per_unit;
+    if (cut.few_rows)
+        cut.max_ranges = larger(1, smaller(HEED_MAX_RANGES, divide_up(p->k.shape[2], HEED_MIN_RANGE_KEYS)));
+    return cut;
+}
+
+/* The tile of an item, with the keys that any of its rows sees. */
+static void fill_tile(const softmax_job *job, int64_t item, query_tile *t)
+{
+    const softmax_plan *p = job->plan;
+    const row_cut *cut = &job->cut;
+    int lanes = job->kernels->tile_lanes;
+    int64_t unit = item / cut->tiles_per_unit, first = item % cut->tiles_per_unit * lanes;
+    int64_t first_head = unit % cut->n_units * cut->heads_per_unit;
+    t->b = unit / cut->n_units;
+    t->kv_head = first_head / (p->q.shape[1] / p->k.shape[1]);
+    t->n_rows = (int)smaller(lanes, cut->rows_per_unit - first);
+    t->n_vectors = (int)divide_up(t->n_rows, job->kernels->vector_lanes);
+    t->keys = (heed_key_range){INT64_MAX, 0};
+    for (int r = 0; r < t->n_rows; r++) {
+        t->head[r] = first_head + (first + r) / p->q.shape[2];
+        t->query[r] = (first + r) % p->q.shape[2];
+        t->sees[r] = heed_visible_range(&p->mask, t->b, t->query[r]);
+        if (t->sees[r].begin < t->sees[r].end) {
+            t->keys.begin = smaller(t->keys.begin, t->sees[r].begin);
+            t->keys.end = larger(t->keys.end, t->sees[r].end);
+        }
+    }
+    if (t->keys.begin >= t->keys.end)
+        t->keys = (heed_key_range){0, 0};
+}
+
+/* Ranges that the tile's keys are cut into: at least one, so that rows without keys are written too. */
+static int64_t count_ranges(const row_cut *cut, const query_tile *t)
+{
+    int64_t n_keys = t->keys.end - t->keys.begin;
+    return cut->few_rows ? larger(1, divide_up(n_keys, range_keys(n_keys))) : 1;
+}
+
+/* Narrows the tile to one of its ranges. The sinks go with the first. */
+static void take_range(const row_cut *cut, query_tile *t, int64_t range)
+{
+    if (cut->few_rows) {
+        int64_t size = range_keys(t->keys.end - t->keys.begin);
+        t->keys.begin += range * size;
+        t->keys.end = smaller(t->keys.end, t->keys.begin + size);
+    }
+    t->with_sinks = range == 0;
+}
+
+/* ---- one tile over one range of keys ---- */
+
+static void load_queries(const softmax_job *job, const query_tile *t, float *queries)
+{
+    const float *rows[HEED_MAX_TILE_LANES];
+    for (int r = 0; r < t->n_rows; r++)
+        rows[r] = heed_row(&job->plan->q, t->b, t->head[r], t->query[r]);
+    job->kernels->pack_tile(queries, rows, t->n_rows, job->plan->q.shape[3], job->plan->scale);
+}
+
+/* What a sink alone leaves: it is the largest score, and l is measured against the reference that softmax_tile takes. */
+static float sink_weight(float sink)
+{
+    float reference = sink * (float)M_LOG2E;
+    if (!isfinite(sink))
+        return sink == -INFINITY ? 0.0f : NAN;
+    return isinf(reference) ? 1.0f : (float)exp2((double)sink * M_LOG2E - (double)reference);
+}
+
+static void reset_rows(const softmax_job *job, query_tile *t, float *outputs)
+{
+    const softmax_plan *p = job->plan;
+    for (int r = 0; r < HEED_MAX_TILE_LANES; r++) {
+        t->m[r] = -INFINITY;
+        t->l[r] = 0.0f;
+    }
+    for (int r = 0; p->sinks && t->with_sinks && r < t->n_rows; r++) {
+        if (t->query[r] < heed_query_length(&p->mask, t->b)) {
+            t->m[r] = p->sinks[t->head[r]];
+            t->l[r] = sink_weight(t->m[r]);
+        }
+    }
+    memset(outputs, 0, (size_t)(p->v.shape[3] * job->kernels->tile_lanes) * sizeof *outputs);
+}
+
+static void add_bias(const softmax_job *job, const query_tile *t, heed_key_range block, float *scores)
+{
+    const float *rows[HEED_MAX_TILE_LANES];
+    for (int r = 0; r < t->n_rows; r++)
+        rows[r] = heed_row(&job->plan->bias, t->b, t->head[r], t->query[r]) + block.begin;
+    job->kernels->bias_tile(scores, rows, t->n_rows, (int)(block.end - block.begin));
+}
+
+static void add_alibi(const softmax_job *job, const query_tile *t, heed_key_range block, float *scores)
+{
+    float slope[HEED_MAX_TILE_LANES] = {0}, distance[HEED_MAX_TILE_LANES] = {0};
+    int64_t offset = heed_position_offset(&job->plan->mask, t->b);
+    for (int r = 0; r < t->n_rows; r++) {
+        slope[r] = job->plan->slopes[t->head[r]];
+        distance[r] = (float)(block.begin - t->query[r] + offset);
+    }
+    job->kernels->alibi_tile(scores, slope, distance, (int)(block.end - block.begin), t->n_vectors);
+}
+
+/* Hides what lies outside each row's own range; only blocks that touch an edge have such keys. */
+static void hide_outside(const softmax_job *job, const query_tile *t, heed_key_range block, float *scores)
+{
+    float begin[HEED_MAX_TILE_LANES], end[HEED_MAX_TILE_LANES];
+    int n_keys = (int)(block.end - block.begin), edge = 0;
+    for (int r = 0; r < HEED_MAX_TILE_LANES; r++) {
+        begin[r] = 0.0f;
+        end[r] = HEED_BLOCK_KEYS;
+    }
+    for (int r = 0; r < t->n_rows; r++) {
+        begin[r] = (float)smaller(larger(t->sees[r].begin - block.begin, 0), n_keys);
+        end[r] = (float)smaller(larger(t->sees[r].end - block.begin, 0), n_keys);
+        edge |= t->sees[r].begin > block.begin || t->sees[r].end < block.end;
+    }
+    if (edge)
+        job->kernels->range_tile(scores, begin, end, n_keys, t->n_vectors);
+}
+
+static void hide_unseen(const softmax_job *job, const query_tile *t, heed_key_range block, float *scores)
+{
+    const uint8_t *rows[HEED_MAX_TILE_LANES];
+    for (int r = 0; r < t->n_rows; r++)
+        rows[r] = heed_bool_row(&job->plan->mask.visible, t->b, t->head[r], t->query[r]) + block.begin;
+    job->kernels->visible_tile(scores, rows, t->n_rows, (int)(block.end - block.begin));
+}
+
+/* Whether the boolean mask hides the whole block from every row. */
+static int nobody_sees(const softmax_job *job, const query_tile *t, heed_key_range block)
+{
+    const heed_tensor *visible = &job->plan->mask.visible;
+    if (!visible->data)
+        return 0;
+    size_t n_keys = (size_t)(block.end - block.begin);
+    static const uint8_t hidden[HEED_BLOCK_KEYS] = {0};
+    for (int r = 0; r < t->n_rows; r++) {
+        if (memcmp(heed_bool_row(visible, t->b, t->head[r], t->query[r]) + block.begin, hidden, n_keys) != 0)
+            return 0;
+    }
+    return 1;
+}
+
+/* s = scale q k^T, softcap, bias, ALiBi; hidden keys get -inf. */
+static void score_block(const softmax_job *job, const query_tile *t, heed_key_range block, const softmax_scratch *w)
+{
+    const softmax_plan *p = job->plan;
+    int n_keys = (int)(block.end - block.begin);
+    const float *k = heed_row(&p->k, t->b, t->kv_head, block.begin);
+    job->kernels->scores_tile(w->scores, w->queries, k, p->k.stride[2], n_keys, p->q.shape[3], t->n_vectors);
+    if (p->softcap > 0.0f)
+        job->kernels->softcap_tile(w->scores, n_keys, t->n_vectors, p->softcap);
+    if (p->bias.data)
+        add_bias(job, t, block, w->scores);
+    if (p->slopes)
+        add_alibi(job, t, block, w->scores);
+    hide_outside(job, t, block, w->scores);
+    if (p->mask.visible.data)
+        hide_unseen(job, t, block, w->scores);
+}
+
+/* o = sum_j exp(s_j - m) v_j over the tile's keys, l = sum_j exp(s_j - m). */
+static void attend(const softmax_job *job, query_tile *t, const softmax_scratch *w, int careful)
+{
+    const softmax_plan *p = job->plan;
+    const heed_kernels *kernels = job->kernels;
+    reset_rows(job, t, w->outputs);
+    heed_key_range block = {t->keys.begin, t->keys.begin};
+    while (block.end < t->keys.end) {
+        block.begin = block.end;
+        block.end = smaller(t->keys.end, block.begin + HEED_BLOCK_KEYS);
+        if (nobody_sees(job, t, block))
+            continue;
+        int n_keys = (int)(block.end - block.begin);
+        const float *v = heed_row(&p->v, t->b, t->kv_head, block.begin);
+        score_block(job, t, block, w);
+        (careful ? kernels->softmax_careful_tile : kernels->softmax_tile)(w->scores, t->m, t->l, t->rescale, n_keys,
+                                                                          t->n_vectors);
+        (careful ? kernels->values_careful_tile : kernels->values_tile)(
+            w->outputs, w->scores, v, p->v.stride[2], t->rescale, n_keys, p->v.shape[3], t->n_vectors);
+    }
+}
+
+/* log of l, which is measured against the reference of softmax_tile. */
+static double log_sum(float m, float l)
+{
+    float reference = m * (float)M_LOG2E;
+    if (l == 0.0f)
+        return -INFINITY;
+    double log_reference = isinf(reference) ? (double)m : (double)reference * M_LN2;
+    return log_reference + log((double)l);
+}
+
+/* out = o / l into the rows given, and their lse. A zero weight of a hidden key times NaN or Inf in its value is NaN:
+ * where a result is NaN the tile is computed again with hidden keys left out of the sum. That gives the same bits to
+ * all rows that were not hit, and NaN again to those that really see one. */
+static void attend_and_store(softmax_job *job, query_tile *t, const softmax_scratch *w, float *const *rows, double *lse)
+{
+    int64_t dv = job->plan->v.shape[3];
+    load_queries(job, t, w->queries);
+    attend(job, t, w, 0);
+    if (job->kernels->output_tile(rows, w->outputs, t->l, t->n_rows, dv)) {
+        attend(job, t, w, 1);
+        job->kernels->output_tile(rows, w->outputs, t->l, t->n_rows, dv);
+        atomic_fetch_add_explicit(&job->exact_recomputations, t->n_rows, memory_order_relaxed);
+    }
+    for (int r = 0; r < t->n_rows; r++)
+        lse[r] = log_sum(t->m[r], t->l[r]);
+}
+
+/* ---- tasks ---- */
+
+static void output_rows(const softmax_job *job, const query_tile *t, float **rows)
+{
+    for (int r = 0; r < t->n_rows; r++)
+        rows[r] = heed_row(&job->plan->out, t->b, t->head[r], t->query[r]);
+}
+
+static void store_lse(const softmax_job *job, const query_tile *t, const double *lse)
+{
+    for (int r = 0; job->plan->lse.data && r < t->n_rows; r++)
+        *heed_row(&job->plan->lse, t->b, t->head[r], t->query[r]) = (float)lse[r];
+}
+
+/* Joins the result of one more range to that of the ranges before it. */
+static void merge_range(const softmax_job *job, const query_tile *t, float *const *rows, double *lse,
+                        const float *partial_rows, const double *partial_lse)
+{
+    int64_t dv = job->plan->v.shape[3];
+    for (int r = 0; r < t->n_rows; r++)
+        lse[r] = merge_rows(job->kernels, rows[r], rows[r], lse[r], partial_rows + r * dv, partial_lse[r], dv);
+}
+
+static void partial_row_pointers(const softmax_job *job, int n_rows, float *partial_rows, float **rows)
+{
+    for (int r = 0; r < n_rows; r++)
+        rows[r] = partial_rows + r * job->plan->v.shape[3];
+}
+
+/* A task that does all ranges of an item, one after the other. */
+static void run_item(void *argument, int64_t item, int worker)
+{
+    softmax_job *job = argument;
+    softmax_scratch w = slice_of(job, worker);
+    query_tile whole, t;
+    float *rows[HEED_MAX_TILE_LANES], *partial[HEED_MAX_TILE_LANES];
+    double lse[HEED_MAX_TILE_LANES];
+    fill_tile(job, item, &whole);
+    output_rows(job, &whole, rows);
+    partial_row_pointers(job, whole.n_rows, w.partial_rows, partial);
+    int64_t n_ranges = count_ranges(&job->cut, &whole);
+    for (int64_t range = 0; range < n_ranges; range++) {
+        t = whole;
+        take_range(&job->cut, &t, range);
+        if (range == 0) {
+            attend_and_store(job, &t, &w, rows, lse);
+        } else {
+            attend_and_store(job, &t, &w, partial, w.partial_lse);
+            merge_range(job, &t, rows, lse, w.partial_rows, w.partial_lse);
+        }
+    }
+    store_lse(job, &whole, lse);
+}
+
+/* Where the partial result of a wave's task lies: slot s is in slice s % n_slices. */
+typedef struct partial_slot {
+    float *rows;
+    double *lse;
+} partial_slot;
+
+static partial_slot slot_of(const softmax_job *job, int64_t slot)
+{
+    softmax_scratch w = slice_of(job, (int)(slot % job->n_slices));
+    int64_t at = slot / job->n_slices * smaller(job->cut.rows_per_unit, job->kernels->tile_lanes);
+    return (partial_slot){w.partial_rows + at * job->plan->v.shape[3], w.partial_lse + at};
+}
+
+/* A task of a wave: one range of one item, its result into a slot. */
+static void run_range(void *argument, int64_t index, int worker)
+{
+    softmax_job *job = argument;
+    int64_t at = job->wave_begin + index, range = at % job->cut.max_ranges;
+    softmax_scratch w = slice_of(job, worker);
+    query_tile t;
+    fill_tile(job, at / job->cut.max_ranges, &t);
+    if (range >= count_ranges(&job->cut, &t))
+        return;
+    take_range(&job->cut, &t, range);
+    partial_slot slot = slot_of(job, index);
+    float *rows[HEED_MAX_TILE_LANES];
+    partial_row_pointers(job, t.n_rows, slot.rows, rows);
+    attend_and_store(job, &t, &w, rows, slot.lse);
+}
+
+/* Joins one slot of a finished wave; lse is that of the item under way. */
+static void collect_range(const softmax_job *job, int64_t index, double *lse)
+{
+    int64_t at = job->wave_begin + index, range = at % job->cut.max_ranges;
+    query_tile t;
+    fill_tile(job, at / job->cut.max_ranges, &t);
+    int64_t n_ranges = count_ranges(&job->cut, &t);
+    if (range >= n_ranges)
+        return;
+    partial_slot slot = slot_of(job, index);
+    float *rows[HEED_MAX_TILE_LANES];
+    output_rows(job, &t, rows);
+    for (int r = 0; range == 0 && r < t.n_rows; r++) {
+        int64_t dv = job->plan->v.shape[3];
+        memcpy(rows[r], slot.rows + r * dv, (size_t)dv * sizeof(float));
+        lse[r] = slot.lse[r];
+    }
+    if (range > 0)
+        merge_range(job, &t, rows, lse, slot.rows, slot.lse);
+    if (range == n_ranges - 1)
+        store_lse(job, &t, lse);
+}
+
+/* Ranges as tasks, in waves of as many as have a slot for their result; merged in order by the calling thread. */
+static void run_waves(softmax_job *job, int n_workers)
+{
+    double lse[HEED_MAX_TILE_LANES];
+    int64_t slots_per_slice = HEED_PARTIAL_ROWS / smaller(job->cut.rows_per_unit, job->kernels->tile_lanes);
+    int64_t n_ranges = job->cut.n_items * job->cut.max_ranges;
+    job->n_slices = n_workers;
+    for (job->wave_begin = 0; job->wave_begin < n_ranges; job->wave_begin += slots_per_slice * n_workers) {
+        int64_t n_tasks = smaller(slots_per_slice * n_workers, n_ranges - job->wave_begin);
+        heed_parallel_for(job->context, n_tasks, n_workers, run_range, job);
+        for (int64_t index = 0; index < n_tasks; index++)
+            collect_range(job, index, lse);
+    }
+}
+
+void softmax_run(heed_context *context, const softmax_plan *plan)
+{
+    softmax_job job = {.plan = plan, .kernels = context->kernels, .context = context};
+    job.cut = cut_rows(plan, context->kernels->tile_lanes);
+    atomic_init(&job.exact_recomputations, 0);
+    const row_cut *cut = &job.cut;
+    double flops = 2.0 * (double)(plan->q.shape[0] * plan->q.shape[1] * plan->q.shape[2]) * (double)plan->k.shape[2] *
+                   (double)(plan->q.shape[3] + plan->v.shape[3]);
+    int n_workers = heed_count_workers(context, cut->n_items * cut->max_ranges, flops);
+    heed_report_start(context, cut->few_rows ? "softmax-ranges" : "softmax-tiles",
+                      softmax_scratch_bytes(plan->q.shape[3], plan->v.shape[3]));
+    if (n_workers > 1 && cut->max_ranges > 1 && cut->n_items < (int64_t)HEED_ITEMS_PER_THREAD * n_workers)
+        run_waves(&job, n_workers);
+    else
+        heed_parallel_for(context, cut->n_items, n_workers, run_item, &job);
+    context->report.exact_recomputations = atomic_load_explicit(&job.exact_recomputations, memory_order_relaxed);
+}

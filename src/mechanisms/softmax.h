@@ -1,0 +1,23 @@
+/* Softmax attention: the plan that the API fills, and what runs it. */
+#ifndef HEED_MECHANISMS_SOFTMAX_H
+#define HEED_MECHANISMS_SOFTMAX_H
+
+#include "core/context.h"
+#include "core/mask.h"
+#include "heed.h"
+
+typedef struct softmax_plan {
+    heed_tensor q, k, v, out, lse; /* lse.data is NULL where it is not wanted */
+    float scale, softcap;          /* softcap 0: none */
+    heed_tensor bias;              /* data NULL: none; stride 0 where it repeats */
+    const float *slopes, *sinks;   /* [Hq] or NULL */
+    heed_mask_plan mask;
+} softmax_plan;
+
+/* Scratch of one worker for D query and Dv value channels. */
+int64_t softmax_scratch_bytes(int64_t d, int64_t dv);
+
+/* Runs the plan; the context holds enough scratch. */
+void softmax_run(heed_context *context, const softmax_plan *plan);
+
+#endif
