@@ -77,9 +77,9 @@ HEED_API const char *heed_version(void);
 /** What a call returns. Everything but HEED_OK leaves all outputs untouched. */
 typedef enum heed_status {
     HEED_OK = 0,
-    HEED_ERROR_ARGUMENT,    /**< NULL, an unknown enum value or struct_size, a misaligned pointer, a value out of range */
-    HEED_ERROR_SHAPE,       /**< sizes that are negative, zero where they must not be, or disagree */
-    HEED_ERROR_STRIDE,      /**< a negative stride, a last stride other than 1, stride 0 in an output, an offset beyond int64 */
+    HEED_ERROR_ARGUMENT,    /**< NULL, unknown enum or struct_size, misaligned pointer, value out of range */
+    HEED_ERROR_SHAPE,       /**< sizes that are negative, zero where they must not be, disagree, or multiply to 2^60 */
+    HEED_ERROR_STRIDE,      /**< negative, last one not 1, 0 in an output, or an offset of 2^60 bytes or more */
     HEED_ERROR_OVERLAP,     /**< an output shares an element with another argument or with itself */
     HEED_ERROR_DTYPE,       /**< a tensor of another type than the function takes */
     HEED_ERROR_UNSUPPORTED, /**< well formed, but this version or this build does not do it */
@@ -116,13 +116,13 @@ typedef struct heed_tensor {
 
 /** A contiguous view in the order batch, head, token, channel. No errors: sizes are checked by the call that takes
  *  the view. Safe from any thread. */
-HEED_API heed_tensor heed_tensor_bhnd(const void *data, heed_dtype dtype, int64_t batch, int64_t heads,
-                                      int64_t tokens, int64_t channels);
+HEED_API heed_tensor heed_tensor_bhnd(const void *data, heed_dtype dtype, int64_t batch, int64_t heads, int64_t tokens,
+                                      int64_t channels);
 
 /** A contiguous view in memory order batch, token, head, channel; its shape still reads (batch, head, token,
  *  channel). No errors, safe from any thread. */
-HEED_API heed_tensor heed_tensor_bnhd(const void *data, heed_dtype dtype, int64_t batch, int64_t heads,
-                                      int64_t tokens, int64_t channels);
+HEED_API heed_tensor heed_tensor_bnhd(const void *data, heed_dtype dtype, int64_t batch, int64_t heads, int64_t tokens,
+                                      int64_t channels);
 
 /** @}
  *  @defgroup context Contexts
@@ -130,7 +130,7 @@ HEED_API heed_tensor heed_tensor_bnhd(const void *data, heed_dtype dtype, int64_
 
 /** Instruction sets. */
 typedef enum heed_isa {
-    HEED_ISA_AUTO = 0,   /**< the environment variable HEED_ISA (scalar, avx2, avx512 or neon) if set, else the best one here */
+    HEED_ISA_AUTO = 0,   /**< what the environment variable HEED_ISA names (scalar, avx2 ...), else the best */
     HEED_ISA_SCALAR = 1, /**< portable C */
     HEED_ISA_AVX2 = 2,   /**< x86 with AVX2 and FMA */
     HEED_ISA_AVX512 = 3, /**< x86 with AVX-512 F, BW, DQ and VL */
@@ -160,8 +160,8 @@ typedef void (*heed_release_fn)(void *allocator, void *memory, size_t bytes);
 typedef struct heed_config {
     size_t struct_size;                /**< sizeof(heed_config) */
     heed_isa isa;                      /**< instruction set; AUTO reads HEED_ISA here and only here */
-    int n_threads;                     /**< 1: the calling thread alone; n: up to n (OpenMP, or workers of the hook), at most 1024;
-                                            0: as many as OpenMP would use by itself */
+    int n_threads;                     /**< 1: the calling thread alone; n <= 1024: up to n, by OpenMP or the hook;
+                                            0: as many as OpenMP would use by itself (not with a hook) */
     heed_parallel_for_fn parallel_for; /**< runs the tasks in the caller's pool, or NULL */
     void *pool;                        /**< handed to parallel_for */
     heed_allocate_fn allocate;         /**< both hooks or none; NULL: aligned_alloc and free */
@@ -171,7 +171,10 @@ typedef struct heed_config {
 } heed_config;
 
 /** One thread, AUTO, malloc, default scratch. */
-#define HEED_CONFIG_INIT {sizeof(heed_config), HEED_ISA_AUTO, 1, NULL, NULL, NULL, NULL, NULL, 0}
+#define HEED_CONFIG_INIT                                                                                               \
+    {                                                                                                                  \
+        sizeof(heed_config), HEED_ISA_AUTO, 1, NULL, NULL, NULL, NULL, NULL, 0                                         \
+    }
 
 /** Holds the instruction set, the threads and the scratch. */
 typedef struct heed_context heed_context;
@@ -218,7 +221,10 @@ typedef struct heed_report {
 } heed_report;
 
 /** An empty report. */
-#define HEED_REPORT_INIT {sizeof(heed_report), HEED_ISA_AUTO, NULL, 0, 0, 0, 0}
+#define HEED_REPORT_INIT                                                                                               \
+    {                                                                                                                  \
+        sizeof(heed_report), HEED_ISA_AUTO, NULL, 0, 0, 0, 0                                                           \
+    }
 
 /** Fills `report`. Errors: HEED_ERROR_ARGUMENT (NULL, struct_size). Not while a call runs on the context. */
 HEED_API heed_status heed_context_report(const heed_context *context, heed_report *report);
@@ -254,7 +260,10 @@ typedef struct heed_mask {
 } heed_mask;
 
 /** Everybody sees everybody; bottom right where it matters. */
-#define HEED_MASK_INIT {sizeof(heed_mask), 0, -1, -1, NULL, NULL, NULL, HEED_ALIGN_BOTTOM_RIGHT, NULL, NULL}
+#define HEED_MASK_INIT                                                                                                 \
+    {                                                                                                                  \
+        sizeof(heed_mask), 0, -1, -1, NULL, NULL, NULL, HEED_ALIGN_BOTTOM_RIGHT, NULL, NULL                            \
+    }
 
 /** @}
  *  @defgroup softmax Softmax attention
@@ -280,7 +289,10 @@ typedef struct heed_softmax_options {
 } heed_softmax_options;
 
 /** Scale 1 / sqrt(D), nothing else. */
-#define HEED_SOFTMAX_OPTIONS_INIT {sizeof(heed_softmax_options), 0.0f, 0.0f, NULL, NULL, NULL, NULL}
+#define HEED_SOFTMAX_OPTIONS_INIT                                                                                      \
+    {                                                                                                                  \
+        sizeof(heed_softmax_options), 0.0f, 0.0f, NULL, NULL, NULL, NULL                                               \
+    }
 
 /** Softmax attention: out_i = sum_j p_ij v_j, p_ij = exp(s_ij) / (sum_j exp(s_ij) + exp(sink_h)).
  *
@@ -328,7 +340,8 @@ HEED_API heed_status heed_softmax_scratch_bytes(const heed_tensor *q, const heed
  *                            lse may be NULL where it is not needed.
  *
  *  In place: out and lse may be exactly out_a and lse_a (same data and strides); no other overlap.
- *  Error of one merge: out 4e-7 max(|out_a|, |out_b|) plus what an error of 1 ulp in the two lse makes of it; lse 1 ulp.
+ *  Error of one merge: out 4e-7 max(|out_a|, |out_b|) plus what an error of 1 ulp in the two lse makes of it;
+ *  lse 1 ulp.
  *  Returns HEED_OK or HEED_ERROR_ARGUMENT, _SHAPE, _STRIDE, _OVERLAP, _DTYPE, _BUSY.
  *  Safe from any thread with a context of its own. */
 HEED_API heed_status heed_merge(heed_context *context, const heed_tensor *out_a, const heed_tensor *lse_a,

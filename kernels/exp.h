@@ -1,8 +1,8 @@
 /* 2^x and e^x of a vector, for kernels that need them in the middle of something.
  *
- * x is cut into a whole exponent n and a fraction in [-1/2, 1/2] (times ln 2 for e^x); a polynomial of degree 6 takes
- * the fraction, vf_scale2 the exponent. The polynomials are minimax fits in relative error with coefficients rounded
- * to float one after the other; their own error is 0.05 ulp, the rest is the rounding of the last steps. */
+ * x is cut into a whole exponent and a fraction: in [0, 1) for 2^x, in ln 2 [-1/2, 1/2] for e^x. A polynomial of degree
+ * 6 takes the fraction, vf_scale2 the exponent. The polynomials are minimax fits in relative error with coefficients
+ * rounded to float one after the other; their own error is 0.05 ulp, the rest is the rounding of the last steps. */
 #ifndef HEED_KERNELS_EXP_H
 #define HEED_KERNELS_EXP_H
 
@@ -11,15 +11,14 @@
 HEED_INLINE vf exp2_vector(vf x)
 {
     x = vf_clamp_exponent(x, -127.0f, 128.0f);
-    vf n = vf_round(x);
-    vf f = vf_sub(x, n);
-    vf y = vf_fma(vf_set1(1.532649330e-04f), f, vf_set1(1.339081209e-03f));
-    y = vf_fma(y, f, vf_set1(9.618505836e-03f));
-    y = vf_fma(y, f, vf_set1(5.550359935e-02f));
-    y = vf_fma(y, f, vf_set1(2.402264774e-01f));
-    y = vf_fma(y, f, vf_set1(6.931471825e-01f));
+    vf f = vf_fraction(x);
+    vf y = vf_fma(vf_set1(2.156597184e-04f), f, vf_set1(1.248228946e-03f));
+    y = vf_fma(y, f, vf_set1(9.673775174e-03f));
+    y = vf_fma(y, f, vf_set1(5.548618361e-02f));
+    y = vf_fma(y, f, vf_set1(2.402290851e-01f));
+    y = vf_fma(y, f, vf_set1(6.931470633e-01f));
     y = vf_fma(y, f, vf_set1(1.0f));
-    return vf_scale2(y, n);
+    return vf_scale2(y, x);
 }
 
 /* ln 2 is subtracted in two parts, the first of 11 bits, so that n times it is exact. */

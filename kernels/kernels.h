@@ -42,8 +42,8 @@ enum {
  *
  * values_tile    o[c][r] = o[c][r] rescale[r] + sum_j p[j][r] v[j * v_stride + c], the sum in the order of j from zero
  * values_careful_tile   the same bits, but terms with p < 0 are left out, whatever v holds
- * output_tile    rows[r][c] = o[c][r] / l[r], 0 where l[r] = 0; rows that are NULL are left out; r < n_rows, c < n_columns.
- *                Returns non-zero when a value written was NaN.
+ * output_tile    rows[r][c] = o[c][r] / l[r], 0 where l[r] = 0, for r < n_rows, c < n_columns; rows that are NULL are
+ *                left out. Returns non-zero when a value written was NaN.
  * blend_rows     out[i] = a[i] weight_a + b[i] weight_b; out may be a or b */
 #define HEED_KERNEL_LIST(X)                                                                                            \
     X(void, exp2_array, (const float *x, float *y, int64_t n))                                                         \

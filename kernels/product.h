@@ -2,8 +2,8 @@
  *
  *     sum[i][r] = sum_t a[t][r] b[i * row_stride + t * step_stride],   t in order, from zero,
  *
- * a in tile layout (lanes r), b in place wherever the caller keeps it: each of its elements is broadcast once. n_rows and
- * n_vectors are literals at every call, or the accumulators would live in memory. */
+ * a in tile layout (lanes r), b in place wherever the caller keeps it: each of its elements is broadcast once. n_rows
+ * and n_vectors are literals at every call, or the accumulators would live in memory. */
 #ifndef HEED_KERNELS_PRODUCT_H
 #define HEED_KERNELS_PRODUCT_H
 

@@ -50,9 +50,11 @@ static inline vf vf_clamp_exponent(vf x, float low, float high)
     return vf_min(vf_set1(high), vf_max(vf_set1(low), x));
 }
 
-static inline vf vf_scale2(vf x, vf n)
+static inline vf vf_fraction(vf x) { return _mm256_sub_ps(x, _mm256_floor_ps(x)); }
+
+static inline vf vf_scale2(vf x, vf y)
 {
-    __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(_mm256_floor_ps(y)), _mm256_set1_epi32(127));
     return _mm256_mul_ps(x, _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23)));
 }
 

@@ -37,7 +37,7 @@ static inline vf vf_abs(vf x) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), x
 
 static inline vf vf_round(vf x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 
-/* scalef takes any exponent, infinite ones too, and gives 0 for 2^-inf even where x is NaN. */
+/* scalef takes any exponent, infinite ones too, and rounds it down by itself. */
 static inline vf vf_clamp_exponent(vf x, float low, float high)
 {
     (void)low;
@@ -45,7 +45,9 @@ static inline vf vf_clamp_exponent(vf x, float low, float high)
     return x;
 }
 
-static inline vf vf_scale2(vf x, vf n) { return _mm512_scalef_ps(x, n); }
+static inline vf vf_fraction(vf x) { return _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
+
+static inline vf vf_scale2(vf x, vf y) { return _mm512_scalef_ps(x, y); }
 static inline vm vf_eq(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 static inline vm vf_lt(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 static inline vm vf_unordered(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q); }

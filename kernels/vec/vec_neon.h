@@ -68,9 +68,11 @@ static inline vf vf_clamp_exponent(vf x, float low, float high)
     return vf_min(vf_set1(high), vf_max(vf_set1(low), x));
 }
 
-static inline vf vf_scale2(vf x, vf n)
+static inline vf vf_fraction(vf x) { return vsubq_f32(x, vrndmq_f32(x)); }
+
+static inline vf vf_scale2(vf x, vf y)
 {
-    int32x4_t biased = vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127));
+    int32x4_t biased = vaddq_s32(vcvtmq_s32_f32(y), vdupq_n_s32(127));
     return vmulq_f32(x, vreinterpretq_f32_s32(vshlq_n_s32(biased, 23)));
 }
 

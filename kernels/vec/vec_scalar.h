@@ -36,8 +36,17 @@ static inline vf vf_round(vf x) { return (x + 12582912.0f) - 12582912.0f; }
 
 static inline vf vf_clamp_exponent(vf x, float low, float high) { return vf_min(high, vf_max(low, x)); }
 
-static inline vf vf_scale2(vf x, vf n)
+static inline vf vf_floor(vf x)
 {
+    vf nearest = vf_round(x);
+    return nearest > x ? nearest - 1.0f : nearest;
+}
+
+static inline vf vf_fraction(vf x) { return x - vf_floor(x); }
+
+static inline vf vf_scale2(vf x, vf y)
+{
+    vf n = vf_floor(y);
     union {
         uint32_t bits;
         float value;

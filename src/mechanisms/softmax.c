@@ -167,7 +167,7 @@ static void load_queries(const softmax_job *job, const query_tile *t, float *que
     job->kernels->pack_tile(queries, rows, t->n_rows, job->plan->q.shape[3], job->plan->scale);
 }
 
-/* What a sink alone leaves: it is the largest score, and l is measured against the reference that softmax_tile takes. */
+/* l of a sink alone: it is the largest score, and l is measured against the reference that softmax_tile takes. */
 static float sink_weight(float sink)
 {
     float reference = sink * (float)M_LOG2E;
