@@ -282,7 +282,7 @@ typedef struct heed_softmax_options {
     size_t struct_size;        /**< sizeof(heed_softmax_options) */
     float scale;               /**< finite; 0: 1 / sqrt(D) */
     float softcap;             /**< cap, finite and >= 0; 0: none */
-    const heed_tensor *bias;   /**< float32 (B or 1, Hq or 1, Nq or 1, Nk), or NULL; -inf hides */
+    const heed_tensor *bias;   /**< float32 (B or 1, Hq or 1, Nq or 1, Nk), or NULL; a score of -inf hides */
     const float *alibi_slopes; /**< [Hq], or NULL */
     const float *sinks;        /**< [Hq], or NULL; -inf: no sink in that head */
     const heed_mask *mask;     /**< or NULL: everybody sees everybody */

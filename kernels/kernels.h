@@ -23,20 +23,19 @@ enum {
  * exp_array      y[i] = e^x[i], any x; <= 2 ulp on [-87.3, 88]; y may be x
  *
  * pack_tile      t[c][r] = scale rows[r][c] for r < n_rows, c < n_columns; lanes n_rows .. end of their vector = 0
- * scores_tile    s[j][r] = sum_c q[c][r] k[j * k_stride + c], j < n_keys, c < n_channels
+ * scores_tile    s[j][r] = sum_c q[c][r] k[j * k_stride + c], j < n_keys, c < n_channels; summed in chunks of channels
+ *                that are added pairwise
  * softcap_tile   s[j][r] = cap tanh(s[j][r] / cap); absolute error <= 2 ulp of cap
  * bias_tile      s[j][r] += bias[r][j], r < n_rows; the other lanes keep their scores
  * alibi_tile     s[j][r] -= slope[r] |distance[r] + j|                          (distance: first key minus query)
  * range_tile     s[j][r] = -inf unless begin[r] <= j < end[r]
  * visible_tile   s[j][r] = -inf where visible[r][j] is 0, r < n_rows
  *
- * softmax_tile   one step of online softmax, lane by lane (log2 e = 1.4427, M = max(m, max_j s[j])):
- *                    rescale = 2^(m log2 e - M log2 e), 0 where m = -inf
- *                    s[j]    = 2^(s[j] log2 e - M log2 e), 0 where s[j] = -inf
+ * softmax_tile   one step of online softmax, lane by lane (M = max(m, max_j s[j])):
+ *                    rescale = e^(m - M), 0 where m = -inf
+ *                    s[j]    = e^(s[j] - M), 0 where s[j] = -inf, exactly 1 where s[j] = M
  *                    l       = l rescale + sum_j s[j], the sum in the order of j from zero
  *                    m       = M
- *                The reference is the float M log2 e: l stands for l 2^(float)(M log2 e). Where that product
- *                overflows, weights are 1 for the maximum itself and 0 below it, and l stands for l e^M.
  *                NaN scores are passed over in M and give NaN weights; s = +inf gives NaN.
  * softmax_careful_tile  the same bits, but s[j] = -1 marks a score of -inf (it adds nothing to l)
  *

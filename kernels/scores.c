@@ -1,25 +1,68 @@
-/* scores_tile: S^T = K Q^T for a block of keys. The lanes are queries; keys are read in place. */
+/* scores_tile: S^T = K Q^T for a block of keys. The lanes are queries; keys are read in place.
+ *
+ * One running sum over all channels would round at the size of the whole score after every term. Chunks of channels
+ * are summed from zero and added pairwise: chunk t joins the sums of 1, 2, 4 ... chunks before it that the trailing
+ * ones of t stand for, as in a binary counter. For scores of 30 that leaves a third of the error, at one addition for
+ * every 32 products. */
 #include "kernels/product.h"
 
-#define SCORES_MICRO(suffix, n_rows, n_vectors)                                                                        \
-    static HEED_NOINLINE void scores_micro_##suffix(float *restrict s, const float *restrict q,                        \
-                                                    const float *restrict k, int64_t k_stride, int64_t n_channels)     \
-    {                                                                                                                  \
-        vf sum[PRODUCT_MAX_ROWS][HEED_TILE_VECTORS];                                                                   \
-        tile_product(sum, q, k, k_stride, 1, n_channels, n_rows, n_vectors);                                           \
-        store_scores(s, sum, n_rows, n_vectors);                                                                       \
-    }
+enum { CHUNK_CHANNELS = 32, CHUNK_LEVELS = 6 };
 
-HEED_INLINE void store_scores(float *restrict s, vf sum[PRODUCT_MAX_ROWS][HEED_TILE_VECTORS], const int n_rows,
-                              const int n_vectors)
+typedef struct chunk_sums {
+    float level[CHUNK_LEVELS][PRODUCT_MAX_ROWS * TILE_LANES]; /* [i]: the sum of 2^i chunks */
+} chunk_sums;
+
+HEED_INLINE void store_tile(float *restrict t, vf sum[PRODUCT_MAX_ROWS][HEED_TILE_VECTORS], const int n_rows,
+                            const int n_vectors)
 {
     HEED_UNROLL
     for (int i = 0; i < n_rows; i++) {
         HEED_UNROLL
         for (int v = 0; v < n_vectors; v++)
-            vf_store(s + i * TILE_LANES + v * VF_LANES, sum[i][v]);
+            vf_store(t + i * TILE_LANES + v * VF_LANES, sum[i][v]);
     }
 }
+
+HEED_INLINE void add_tile(vf sum[PRODUCT_MAX_ROWS][HEED_TILE_VECTORS], const float *restrict t, const int n_rows,
+                          const int n_vectors)
+{
+    HEED_UNROLL
+    for (int i = 0; i < n_rows; i++) {
+        HEED_UNROLL
+        for (int v = 0; v < n_vectors; v++)
+            sum[i][v] = vf_add(sum[i][v], vf_load(t + i * TILE_LANES + v * VF_LANES));
+    }
+}
+
+HEED_INLINE void scores_block(float *restrict s, const float *restrict q, const float *restrict k, int64_t k_stride,
+                              int64_t n_channels, const int n_rows, const int n_vectors)
+{
+    vf sum[PRODUCT_MAX_ROWS][HEED_TILE_VECTORS];
+    chunk_sums sums;
+    int64_t chunk_channels = CHUNK_CHANNELS, chunk = 0, c = 0;
+    while (chunk_channels << CHUNK_LEVELS < n_channels)
+        chunk_channels *= 2;
+    for (; c + chunk_channels < n_channels; c += chunk_channels, chunk++) {
+        int level = 0;
+        tile_product(sum, q + c * TILE_LANES, k + c, k_stride, 1, chunk_channels, n_rows, n_vectors);
+        for (; chunk >> level & 1; level++)
+            add_tile(sum, sums.level[level], n_rows, n_vectors);
+        store_tile(sums.level[level], sum, n_rows, n_vectors);
+    }
+    tile_product(sum, q + c * TILE_LANES, k + c, k_stride, 1, n_channels - c, n_rows, n_vectors);
+    for (int level = 0; chunk >> level; level++) {
+        if (chunk >> level & 1)
+            add_tile(sum, sums.level[level], n_rows, n_vectors);
+    }
+    store_tile(s, sum, n_rows, n_vectors);
+}
+
+#define SCORES_MICRO(suffix, n_rows, n_vectors)                                                                        \
+    static HEED_NOINLINE void scores_micro_##suffix(float *restrict s, const float *restrict q,                        \
+                                                    const float *restrict k, int64_t k_stride, int64_t n_channels)     \
+    {                                                                                                                  \
+        scores_block(s, q, k, k_stride, n_channels, n_rows, n_vectors);                                                \
+    }
 
 HEED_PRODUCT_INSTANCES(SCORES_MICRO, TILE_KEYS)
 

@@ -3,16 +3,18 @@
  * terms behind a large early one. */
 #include "kernels/product.h"
 
-HEED_INLINE void add_block(float *restrict o, const float *restrict rescale,
-                           vf sum[PRODUCT_MAX_ROWS][HEED_TILE_VECTORS], const int n_rows, const int n_vectors)
+HEED_INLINE void values_block(float *restrict o, const float *restrict p, const float *restrict v, int64_t v_stride,
+                              const float *restrict rescale, int n_keys, const int n_rows, const int n_vectors)
 {
+    vf sum[PRODUCT_MAX_ROWS][HEED_TILE_VECTORS];
+    tile_product(sum, p, v, 1, v_stride, n_keys, n_rows, n_vectors);
     HEED_UNROLL
-    for (int v = 0; v < n_vectors; v++) {
-        vf factor = vf_load(rescale + v * VF_LANES);
+    for (int lane = 0; lane < n_vectors; lane++) {
+        vf factor = vf_load(rescale + lane * VF_LANES);
         HEED_UNROLL
         for (int i = 0; i < n_rows; i++) {
-            float *row = o + i * TILE_LANES + v * VF_LANES;
-            vf_store(row, vf_fma(vf_load(row), factor, sum[i][v]));
+            float *row = o + i * TILE_LANES + lane * VF_LANES;
+            vf_store(row, vf_fma(vf_load(row), factor, sum[i][lane]));
         }
     }
 }
@@ -22,9 +24,7 @@ HEED_INLINE void add_block(float *restrict o, const float *restrict rescale,
                                                     const float *restrict v, int64_t v_stride,                         \
                                                     const float *restrict rescale, int n_keys)                         \
     {                                                                                                                  \
-        vf sum[PRODUCT_MAX_ROWS][HEED_TILE_VECTORS];                                                                   \
-        tile_product(sum, p, v, 1, v_stride, n_keys, n_rows, n_vectors);                                               \
-        add_block(o, rescale, sum, n_rows, n_vectors);                                                                 \
+        values_block(o, p, v, v_stride, rescale, n_keys, n_rows, n_vectors);                                           \
     }
 
 HEED_PRODUCT_INSTANCES(VALUES_MICRO, TILE_CHANNELS)

@@ -67,7 +67,7 @@ static heed_status create(const heed_config *config, heed_context **context, hee
     heed_isa isa = config->isa;
     HEED_CHECK(heed_isa_choose(&isa, message));
     int n_threads = count_threads(config);
-    int64_t wanted = config->scratch_bytes ? config->scratch_bytes : softmax_scratch_bytes(MAX_D, MAX_DV);
+    int64_t wanted = config->scratch_bytes ? config->scratch_bytes : heed_softmax_worker_bytes(MAX_D, MAX_DV);
     int64_t head = round_up((int64_t)sizeof(heed_context)), slice = round_up(wanted);
     size_t bytes = (size_t)(head + slice * n_threads);
     heed_allocate_fn allocate = config->allocate ? config->allocate : allocate_by_default;

@@ -77,7 +77,7 @@ heed_status heed_merge(heed_context *context, const heed_tensor *out_a, const he
     heed_status status = check(&context->message, &a);
     if (status == HEED_OK) {
         merge_plan plan = {*out_a, *lse_a, *out_b, *lse_b, *out, lse ? *lse : (heed_tensor){0}};
-        merge_run(context, &plan);
+        heed_merge_run(context, &plan);
     }
     return heed_call_end(context, status);
 }

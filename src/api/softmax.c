@@ -102,7 +102,7 @@ static heed_status check(heed_context *context, const softmax_arguments *a)
         HEED_CHECK(check_apart(message, a, "lse", a->lse));
         HEED_CHECK(heed_check_apart(message, "lse", a->lse, "out", a->out));
     }
-    int64_t bytes = softmax_scratch_bytes(a->q->shape[3], a->v->shape[3]);
+    int64_t bytes = heed_softmax_worker_bytes(a->q->shape[3], a->v->shape[3]);
     if (bytes > context->scratch_bytes)
         return heed_complain(message, HEED_ERROR_SCRATCH,
                              "scratch: %" PRId64 " bytes per worker needed, the context has %" PRId64, bytes,
@@ -135,7 +135,7 @@ heed_status heed_softmax_forward(heed_context *context, const heed_tensor *q, co
     heed_status status = check(context, &arguments);
     if (status == HEED_OK) {
         softmax_plan p = plan(&arguments);
-        softmax_run(context, &p);
+        heed_softmax_run(context, &p);
     }
     return heed_call_end(context, status);
 }
@@ -150,6 +150,6 @@ heed_status heed_softmax_scratch_bytes(const heed_tensor *q, const heed_tensor *
     HEED_CHECK(heed_check_sizes(NULL, "k", k));
     HEED_CHECK(heed_check_sizes(NULL, "v", v));
     HEED_CHECK(check_shapes(NULL, q, k, v));
-    *bytes = softmax_scratch_bytes(q->shape[3], v->shape[3]);
+    *bytes = heed_softmax_worker_bytes(q->shape[3], v->shape[3]);
     return HEED_OK;
 }

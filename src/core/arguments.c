@@ -100,6 +100,8 @@ heed_status heed_check_input(heed_message *message, const char *name, const heed
 heed_status heed_check_output(heed_message *message, const char *name, const heed_tensor *tensor, heed_dtype dtype)
 {
     HEED_CHECK(heed_check_input(message, name, tensor, dtype));
+    if (heed_is_empty(tensor))
+        return HEED_OK;
     for (int d = 0; d < 4; d++) {
         if (tensor->shape[d] > 1 && tensor->stride[d] == 0)
             return heed_complain(message, HEED_ERROR_STRIDE, "%s: an output cannot repeat (stride 0 between %s)", name,

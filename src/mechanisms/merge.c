@@ -38,8 +38,8 @@ static void copy_row(float *out, const float *row, double lse, int64_t n_channel
         memcpy(out, row, (size_t)n_channels * sizeof *out);
 }
 
-double merge_rows(const heed_kernels *kernels, float *out, const float *a, double lse_a, const float *b, double lse_b,
-                  int64_t n_channels)
+double heed_merge_rows(const heed_kernels *kernels, float *out, const float *a, double lse_a, const float *b,
+                       double lse_b, int64_t n_channels)
 {
     merge_weights w = weigh(lse_a, lse_b);
     if (w.b == 0.0f && lse_b == -INFINITY)
@@ -67,7 +67,7 @@ static void merge_row_of_channels(const merge_job *job, int64_t b, int64_t h, in
     for (int64_t c = 0; c < n_channels; c += per_lse) {
         int64_t at = c / per_lse;
         double joined =
-            merge_rows(job->kernels, out + c, a_out + c, (double)a_lse[at], b_out + c, (double)b_lse[at], per_lse);
+            heed_merge_rows(job->kernels, out + c, a_out + c, (double)a_lse[at], b_out + c, (double)b_lse[at], per_lse);
         if (lse)
             lse[at] = (float)joined;
     }
@@ -85,7 +85,7 @@ static void merge_task(void *argument, int64_t index, int worker)
     }
 }
 
-void merge_run(heed_context *context, const merge_plan *plan)
+void heed_merge_run(heed_context *context, const merge_plan *plan)
 {
     merge_job job = {plan, context->kernels, plan->out.shape[0] * plan->out.shape[1] * plan->out.shape[2]};
     int64_t n_tasks = (job.n_rows + HEED_MERGE_ROWS - 1) / HEED_MERGE_ROWS;

@@ -9,14 +9,14 @@
 
 /* Joins one row of n channels; returns its lse. A part with lse = -inf leaves the other one as it is; both: 0, -inf.
  * out may be a or b. */
-double merge_rows(const heed_kernels *kernels, float *out, const float *a, double lse_a, const float *b, double lse_b,
-                  int64_t n_channels);
+double heed_merge_rows(const heed_kernels *kernels, float *out, const float *a, double lse_a, const float *b,
+                       double lse_b, int64_t n_channels);
 
 typedef struct merge_plan {
     heed_tensor out_a, lse_a, out_b, lse_b, out, lse; /* lse.data is NULL where it is not wanted */
 } merge_plan;
 
 /* Joins two whole results, one lse per row or per channel. */
-void merge_run(heed_context *context, const merge_plan *plan);
+void heed_merge_run(heed_context *context, const merge_plan *plan);
 
 #endif

@@ -77,7 +77,7 @@ static int64_t carve(softmax_scratch *w, char *memory, int64_t d, int64_t dv)
     return arena.bytes;
 }
 
-int64_t softmax_scratch_bytes(int64_t d, int64_t dv)
+int64_t heed_softmax_worker_bytes(int64_t d, int64_t dv)
 {
     softmax_scratch w;
     return carve(&w, NULL, d, dv);
@@ -167,13 +167,12 @@ static void load_queries(const softmax_job *job, const query_tile *t, float *que
     job->kernels->pack_tile(queries, rows, t->n_rows, job->plan->q.shape[3], job->plan->scale);
 }
 
-/* l of a sink alone: it is the largest score, and l is measured against the reference that softmax_tile takes. */
+/* l of a sink alone, which is then the largest score. */
 static float sink_weight(float sink)
 {
-    float reference = sink * (float)M_LOG2E;
-    if (!isfinite(sink))
-        return sink == -INFINITY ? 0.0f : NAN;
-    return isinf(reference) ? 1.0f : (float)exp2((double)sink * M_LOG2E - (double)reference);
+    if (isfinite(sink))
+        return 1.0f;
+    return sink == -INFINITY ? 0.0f : NAN;
 }
 
 static void reset_rows(const softmax_job *job, query_tile *t, float *outputs)
@@ -292,16 +291,6 @@ static void attend(const softmax_job *job, query_tile *t, const softmax_scratch 
     }
 }
 
-/* log of l, which is measured against the reference of softmax_tile. */
-static double log_sum(float m, float l)
-{
-    float reference = m * (float)M_LOG2E;
-    if (l == 0.0f)
-        return -INFINITY;
-    double log_reference = isinf(reference) ? (double)m : (double)reference * M_LN2;
-    return log_reference + log((double)l);
-}
-
 /* out = o / l into the rows given, and their lse. A zero weight of a hidden key times NaN or Inf in its value is NaN:
  * where a result is NaN the tile is computed again with hidden keys left out of the sum. That gives the same bits to
  * all rows that were not hit, and NaN again to those that really see one. */
@@ -316,7 +305,7 @@ static void attend_and_store(softmax_job *job, query_tile *t, const softmax_scra
         atomic_fetch_add_explicit(&job->exact_recomputations, t->n_rows, memory_order_relaxed);
     }
     for (int r = 0; r < t->n_rows; r++)
-        lse[r] = log_sum(t->m[r], t->l[r]);
+        lse[r] = t->l[r] == 0.0f ? -INFINITY : (double)t->m[r] + log((double)t->l[r]);
 }
 
 /* ---- tasks ---- */
@@ -339,7 +328,7 @@ static void merge_range(const softmax_job *job, const query_tile *t, float *cons
 {
     int64_t dv = job->plan->v.shape[3];
     for (int r = 0; r < t->n_rows; r++)
-        lse[r] = merge_rows(job->kernels, rows[r], rows[r], lse[r], partial_rows + r * dv, partial_lse[r], dv);
+        lse[r] = heed_merge_rows(job->kernels, rows[r], rows[r], lse[r], partial_rows + r * dv, partial_lse[r], dv);
 }
 
 static void partial_row_pointers(const softmax_job *job, int n_rows, float *partial_rows, float **rows)
@@ -441,7 +430,7 @@ static void run_waves(softmax_job *job, int n_workers)
     }
 }
 
-void softmax_run(heed_context *context, const softmax_plan *plan)
+void heed_softmax_run(heed_context *context, const softmax_plan *plan)
 {
     softmax_job job = {.plan = plan, .kernels = context->kernels, .context = context};
     job.cut = cut_rows(plan, context->kernels->tile_lanes);
@@ -451,7 +440,7 @@ void softmax_run(heed_context *context, const softmax_plan *plan)
                    (double)(plan->q.shape[3] + plan->v.shape[3]);
     int n_workers = heed_count_workers(context, cut->n_items * cut->max_ranges, flops);
     heed_report_start(context, cut->few_rows ? "softmax-ranges" : "softmax-tiles",
-                      softmax_scratch_bytes(plan->q.shape[3], plan->v.shape[3]));
+                      heed_softmax_worker_bytes(plan->q.shape[3], plan->v.shape[3]));
     if (n_workers > 1 && cut->max_ranges > 1 && cut->n_items < (int64_t)HEED_ITEMS_PER_THREAD * n_workers)
         run_waves(&job, n_workers);
     else

@@ -15,9 +15,9 @@ typedef struct softmax_plan {
 } softmax_plan;
 
 /* Scratch of one worker for D query and Dv value channels. */
-int64_t softmax_scratch_bytes(int64_t d, int64_t dv);
+int64_t heed_softmax_worker_bytes(int64_t d, int64_t dv);
 
 /* Runs the plan; the context holds enough scratch. */
-void softmax_run(heed_context *context, const softmax_plan *plan);
+void heed_softmax_run(heed_context *context, const softmax_plan *plan);
 
 #endif
