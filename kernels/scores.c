@@ -2,11 +2,11 @@
  *
  * One running sum over all channels would round at the size of the whole score after every term. Chunks of channels
  * are summed from zero and added pairwise: chunk t joins the sums of 1, 2, 4 ... chunks before it that the trailing
- * ones of t stand for, as in a binary counter. For scores of 30 that leaves a third of the error, at one addition for
- * every 32 products. */
+ * ones of t stand for, as in a binary counter. Where scores reach 30 that leaves a fifth of the error (128 channels), at
+ * one addition for every 16 products. */
 #include "kernels/product.h"
 
-enum { CHUNK_CHANNELS = 32, CHUNK_LEVELS = 6 };
+enum { CHUNK_CHANNELS = 16, CHUNK_LEVELS = 6 };
 
 typedef struct chunk_sums {
     float level[CHUNK_LEVELS][PRODUCT_MAX_ROWS * TILE_LANES]; /* [i]: the sum of 2^i chunks */

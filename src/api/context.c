@@ -5,6 +5,7 @@
 #include "core/scratch.h"
 #include "mechanisms/softmax.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -48,7 +49,8 @@ static heed_status check_config(const heed_config *config, heed_message *message
         return heed_complain(message, HEED_ERROR_ARGUMENT, "config.%s: is NULL, but config.%s is not",
                              config->allocate ? "release" : "allocate", config->allocate ? "allocate" : "release");
     if (config->scratch_bytes < 0 || config->scratch_bytes > HEED_MAX_EXTENT / MAX_THREADS / 2)
-        return heed_complain(message, HEED_ERROR_ARGUMENT, "config.scratch_bytes: out of range");
+        return heed_complain(message, HEED_ERROR_ARGUMENT, "config.scratch_bytes: %" PRId64 " is out of range",
+                             config->scratch_bytes);
 #ifndef _OPENMP
     if (config->n_threads > 1 && !config->parallel_for)
         return heed_complain(message, HEED_ERROR_UNSUPPORTED,
@@ -84,7 +86,8 @@ static heed_status create(const heed_config *config, heed_context **context, hee
     made->allocator = config->allocator;
     made->allocated_bytes = bytes;
     made->scratch = (char *)made + head;
-    made->scratch_bytes = slice;
+    made->scratch_bytes = wanted;
+    made->scratch_stride = slice;
     made->report = (heed_report)HEED_REPORT_INIT;
     made->report.isa = isa;
     made->report.path = "none";

@@ -33,7 +33,8 @@ static heed_status check_options(heed_message *message, const heed_softmax_optio
 {
     HEED_CHECK(heed_check_struct(message, "options", options, sizeof *options));
     if (!isfinite(options->scale))
-        return heed_complain(message, HEED_ERROR_ARGUMENT, "options.scale: is not finite");
+        return heed_complain(message, HEED_ERROR_ARGUMENT, "options.scale: a finite value expected, got %g",
+                             (double)options->scale);
     if (!isfinite(options->softcap) || options->softcap < 0.0f)
         return heed_complain(message, HEED_ERROR_ARGUMENT, "options.softcap: 0 or more expected, got %g",
                              (double)options->softcap);

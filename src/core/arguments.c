@@ -51,13 +51,15 @@ heed_status heed_check_repeated_size(heed_message *message, const char *name, co
     return heed_check_size(message, name, tensor, dimension, expected, as);
 }
 
+static const char *dtype_name(heed_dtype dtype) { return dtype == HEED_BOOL ? "HEED_BOOL" : "HEED_FLOAT32"; }
+
 static heed_status check_dtype(heed_message *message, const char *name, const heed_tensor *tensor, heed_dtype dtype)
 {
     if (heed_dtype_bytes(tensor->dtype) == 0)
-        return heed_complain(message, HEED_ERROR_DTYPE, "%s: unknown dtype %d", name, (int)tensor->dtype);
+        return heed_complain(message, HEED_ERROR_ARGUMENT, "%s: unknown dtype %d", name, (int)tensor->dtype);
     if (tensor->dtype != dtype)
-        return heed_complain(message, HEED_ERROR_DTYPE, "%s: %s expected", name,
-                             dtype == HEED_BOOL ? "HEED_BOOL" : "HEED_FLOAT32");
+        return heed_complain(message, HEED_ERROR_DTYPE, "%s: %s expected, got %s", name, dtype_name(dtype),
+                             dtype_name(tensor->dtype));
     return HEED_OK;
 }
 

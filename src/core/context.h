@@ -17,8 +17,9 @@ struct heed_context {
     heed_release_fn release;
     void *allocator;
     size_t allocated_bytes;
-    char *scratch;         /* n_threads slices of scratch_bytes each */
-    int64_t scratch_bytes; /* a multiple of HEED_SCRATCH_ALIGNMENT */
+    char *scratch;          /* n_threads slices of scratch_bytes each, */
+    int64_t scratch_stride; /* this far apart */
+    int64_t scratch_bytes;
     atomic_flag busy;
     heed_message message;
     heed_report report;

@@ -29,7 +29,7 @@ int64_t heed_dtype_bytes(heed_dtype dtype) { return dtype == HEED_FLOAT32 ? 4 : 
 
 static void add_axis(search *s, int64_t stride, int64_t low, int64_t high)
 {
-    if (stride == 0 || (low == 0 && high == 0))
+    if (stride == 0)
         return;
     int at = 0;
     while (at < s->n_axes && s->axes[at].stride > stride)
@@ -82,8 +82,9 @@ static int run_search(search *s, int64_t start)
 static void add_rows(search *s, const heed_tensor *a, int sign)
 {
     for (int d = 0; d < 3; d++) {
-        int64_t last = a->shape[d] - 1, stride = a->shape[d] > 1 ? a->stride[d] * heed_dtype_bytes(a->dtype) : 0;
-        add_axis(s, stride, sign < 0 ? -last : 0, sign < 0 ? 0 : last);
+        int64_t last = a->shape[d] - 1;
+        if (last > 0)
+            add_axis(s, a->stride[d] * heed_dtype_bytes(a->dtype), sign < 0 ? -last : 0, sign < 0 ? 0 : last);
     }
 }
 
@@ -108,11 +109,17 @@ int heed_view_overlaps_itself(const heed_tensor *a)
         return 0;
     int64_t bytes = a->shape[3] * heed_dtype_bytes(a->dtype);
     search s = {.window_low = 1 - bytes, .window_high = bytes - 1, .nonzero = 1};
-    add_rows(&s, a, 1);
-    add_rows(&s, a, -1);
     for (int d = 0; d < 3; d++) {
-        if (a->shape[d] > 1 && a->stride[d] == 0)
+        if (a->shape[d] <= 1)
+            continue;
+        /* A step along one axis and a step back along another of the same stride lead to the same element. */
+        for (int e = 0; e < d; e++) {
+            if (a->shape[e] > 1 && a->stride[e] == a->stride[d])
+                return 1;
+        }
+        if (a->stride[d] == 0)
             return 1;
+        add_axis(&s, a->stride[d] * heed_dtype_bytes(a->dtype), 1 - a->shape[d], a->shape[d] - 1);
     }
     return run_search(&s, 0);
 }

@@ -9,45 +9,47 @@
 
 typedef struct merge_weights {
     float a, b;
-    double lse;
+    log_sum lse;
 } merge_weights;
 
-/* The smaller weight is 1 / (1 + e^d), the larger one what is left to 1: so the weights of equal values add up to
- * exactly 1 in float, and a merge of constants is that constant. */
-static merge_weights weigh(double lse_a, double lse_b)
+static int is_empty(log_sum lse) { return lse.maximum == -INFINITY; }
+
+/* Of two parts with keys. The smaller weight is 1 / (1 + e^d), the larger one what is left to 1: so the weights of equal
+ * values add up to exactly 1 in float, and a merge of constants is that constant. */
+static merge_weights weigh(log_sum a, log_sum b)
 {
-    if (lse_b == -INFINITY)
-        return (merge_weights){1.0f, 0.0f, lse_a};
-    if (lse_a == -INFINITY)
-        return (merge_weights){0.0f, 1.0f, lse_b};
-    double distance = fabs(lse_a - lse_b); /* NaN for NaN and for two infinities */
-    double ratio = exp(-distance);
+    double distance = (a.maximum - b.maximum) + (a.log - b.log); /* NaN for NaN and for two infinities */
+    double ratio = exp(-fabs(distance));
+    if (isnan(distance) || isinf(a.maximum) || isinf(b.maximum))
+        return (merge_weights){NAN, NAN, {NAN, 0.0}};
     float smaller = (float)(ratio / (1.0 + ratio));
     float larger = (float)(1.0 - (double)smaller);
-    double lse = fmax(lse_a, lse_b) + log1p(ratio);
-    if (isinf(lse) || isnan(distance))
-        return (merge_weights){NAN, NAN, NAN};
-    return lse_a < lse_b ? (merge_weights){smaller, larger, lse} : (merge_weights){larger, smaller, lse};
+    log_sum first = distance < 0.0 ? b : a;
+    log_sum lse = {first.maximum, first.log + log1p(ratio)};
+    return distance < 0.0 ? (merge_weights){smaller, larger, lse} : (merge_weights){larger, smaller, lse};
 }
 
-static void copy_row(float *out, const float *row, double lse, int64_t n_channels)
+static void copy_row(float *out, const float *row, log_sum lse, int64_t n_channels)
 {
-    if (lse == -INFINITY)
+    if (is_empty(lse))
         memset(out, 0, (size_t)n_channels * sizeof *out);
     else if (out != row)
         memcpy(out, row, (size_t)n_channels * sizeof *out);
 }
 
-double heed_merge_rows(const heed_kernels *kernels, float *out, const float *a, double lse_a, const float *b,
-                       double lse_b, int64_t n_channels)
+log_sum heed_merge_rows(const heed_kernels *kernels, float *out, const float *a, log_sum lse_a, const float *b,
+                        log_sum lse_b, int64_t n_channels)
 {
-    merge_weights w = weigh(lse_a, lse_b);
-    if (w.b == 0.0f && lse_b == -INFINITY)
+    if (is_empty(lse_b)) {
         copy_row(out, a, lse_a, n_channels);
-    else if (w.a == 0.0f && lse_a == -INFINITY)
+        return lse_a;
+    }
+    if (is_empty(lse_a)) {
         copy_row(out, b, lse_b, n_channels);
-    else
-        kernels->blend_rows(out, a, w.a, b, w.b, n_channels);
+        return lse_b;
+    }
+    merge_weights w = weigh(lse_a, lse_b);
+    kernels->blend_rows(out, a, w.a, b, w.b, n_channels);
     return w.lse;
 }
 
@@ -66,10 +68,10 @@ static void merge_row_of_channels(const merge_job *job, int64_t b, int64_t h, in
     int64_t n_channels = p->out.shape[3], per_lse = p->lse_a.shape[3] == n_channels ? 1 : n_channels;
     for (int64_t c = 0; c < n_channels; c += per_lse) {
         int64_t at = c / per_lse;
-        double joined =
-            heed_merge_rows(job->kernels, out + c, a_out + c, (double)a_lse[at], b_out + c, (double)b_lse[at], per_lse);
+        log_sum sum_a = {(double)a_lse[at], 0.0}, sum_b = {(double)b_lse[at], 0.0};
+        log_sum joined = heed_merge_rows(job->kernels, out + c, a_out + c, sum_a, b_out + c, sum_b, per_lse);
         if (lse)
-            lse[at] = (float)joined;
+            lse[at] = (float)(joined.maximum + joined.log);
     }
 }
 

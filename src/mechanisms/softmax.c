@@ -33,7 +33,7 @@ typedef struct row_cut {
 typedef struct softmax_scratch {
     float *queries, *scores, *outputs; /* tiles [D], [HEED_BLOCK_KEYS], [Dv] */
     float *partial_rows;               /* [HEED_PARTIAL_ROWS][Dv] */
-    double *partial_lse;               /* [HEED_PARTIAL_ROWS] */
+    log_sum *partial_lse;              /* [HEED_PARTIAL_ROWS] */
 } softmax_scratch;
 
 typedef struct softmax_job {
@@ -73,7 +73,7 @@ static int64_t carve(softmax_scratch *w, char *memory, int64_t d, int64_t dv)
     w->scores = heed_arena_take(&arena, HEED_BLOCK_KEYS * row);
     w->outputs = heed_arena_take(&arena, dv * row);
     w->partial_rows = heed_arena_take(&arena, HEED_PARTIAL_ROWS * dv * (int64_t)sizeof(float));
-    w->partial_lse = heed_arena_take(&arena, HEED_PARTIAL_ROWS * (int64_t)sizeof(double));
+    w->partial_lse = heed_arena_take(&arena, HEED_PARTIAL_ROWS * (int64_t)sizeof(log_sum));
     return arena.bytes;
 }
 
@@ -86,7 +86,7 @@ int64_t heed_softmax_worker_bytes(int64_t d, int64_t dv)
 static softmax_scratch slice_of(const softmax_job *job, int worker)
 {
     softmax_scratch w;
-    carve(&w, job->context->scratch + worker * job->context->scratch_bytes, job->plan->q.shape[3],
+    carve(&w, job->context->scratch + worker * job->context->scratch_stride, job->plan->q.shape[3],
           job->plan->v.shape[3]);
     return w;
 }
@@ -291,10 +291,18 @@ static void attend(const softmax_job *job, query_tile *t, const softmax_scratch 
     }
 }
 
+static log_sum log_sum_of(float m, float l)
+{
+    if (l == 0.0f)
+        return (log_sum){-INFINITY, 0.0};
+    return (log_sum){isnan(l) ? NAN : (double)m, log((double)l)};
+}
+
 /* out = o / l into the rows given, and their lse. A zero weight of a hidden key times NaN or Inf in its value is NaN:
  * where a result is NaN the tile is computed again with hidden keys left out of the sum. That gives the same bits to
  * all rows that were not hit, and NaN again to those that really see one. */
-static void attend_and_store(softmax_job *job, query_tile *t, const softmax_scratch *w, float *const *rows, double *lse)
+static void attend_and_store(softmax_job *job, query_tile *t, const softmax_scratch *w, float *const *rows,
+                             log_sum *lse)
 {
     int64_t dv = job->plan->v.shape[3];
     load_queries(job, t, w->queries);
@@ -305,7 +313,7 @@ static void attend_and_store(softmax_job *job, query_tile *t, const softmax_scra
         atomic_fetch_add_explicit(&job->exact_recomputations, t->n_rows, memory_order_relaxed);
     }
     for (int r = 0; r < t->n_rows; r++)
-        lse[r] = t->l[r] == 0.0f ? -INFINITY : (double)t->m[r] + log((double)t->l[r]);
+        lse[r] = log_sum_of(t->m[r], t->l[r]);
 }
 
 /* ---- tasks ---- */
@@ -316,15 +324,15 @@ static void output_rows(const softmax_job *job, const query_tile *t, float **row
         rows[r] = heed_row(&job->plan->out, t->b, t->head[r], t->query[r]);
 }
 
-static void store_lse(const softmax_job *job, const query_tile *t, const double *lse)
+static void store_lse(const softmax_job *job, const query_tile *t, const log_sum *lse)
 {
     for (int r = 0; job->plan->lse.data && r < t->n_rows; r++)
-        *heed_row(&job->plan->lse, t->b, t->head[r], t->query[r]) = (float)lse[r];
+        *heed_row(&job->plan->lse, t->b, t->head[r], t->query[r]) = (float)(lse[r].maximum + lse[r].log);
 }
 
 /* Joins the result of one more range to that of the ranges before it. */
-static void merge_range(const softmax_job *job, const query_tile *t, float *const *rows, double *lse,
-                        const float *partial_rows, const double *partial_lse)
+static void merge_range(const softmax_job *job, const query_tile *t, float *const *rows, log_sum *lse,
+                        const float *partial_rows, const log_sum *partial_lse)
 {
     int64_t dv = job->plan->v.shape[3];
     for (int r = 0; r < t->n_rows; r++)
@@ -344,7 +352,7 @@ static void run_item(void *argument, int64_t item, int worker)
     softmax_scratch w = slice_of(job, worker);
     query_tile whole, t;
     float *rows[HEED_MAX_TILE_LANES], *partial[HEED_MAX_TILE_LANES];
-    double lse[HEED_MAX_TILE_LANES];
+    log_sum lse[HEED_MAX_TILE_LANES];
     fill_tile(job, item, &whole);
     output_rows(job, &whole, rows);
     partial_row_pointers(job, whole.n_rows, w.partial_rows, partial);
@@ -365,7 +373,7 @@ static void run_item(void *argument, int64_t item, int worker)
 /* Where the partial result of a wave's task lies: slot s is in slice s % n_slices. */
 typedef struct partial_slot {
     float *rows;
-    double *lse;
+    log_sum *lse;
 } partial_slot;
 
 static partial_slot slot_of(const softmax_job *job, int64_t slot)
@@ -393,7 +401,7 @@ static void run_range(void *argument, int64_t index, int worker)
 }
 
 /* Joins one slot of a finished wave; lse is that of the item under way. */
-static void collect_range(const softmax_job *job, int64_t index, double *lse)
+static void collect_range(const softmax_job *job, int64_t index, log_sum *lse)
 {
     int64_t at = job->wave_begin + index, range = at % job->cut.max_ranges;
     query_tile t;
@@ -418,7 +426,7 @@ static void collect_range(const softmax_job *job, int64_t index, double *lse)
 /* Ranges as tasks, in waves of as many as have a slot for their result; merged in order by the calling thread. */
 static void run_waves(softmax_job *job, int n_workers)
 {
-    double lse[HEED_MAX_TILE_LANES];
+    log_sum lse[HEED_MAX_TILE_LANES];
     int64_t slots_per_slice = HEED_PARTIAL_ROWS / smaller(job->cut.rows_per_unit, job->kernels->tile_lanes);
     int64_t n_ranges = job->cut.n_items * job->cut.max_ranges;
     job->n_slices = n_workers;
