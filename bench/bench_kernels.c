@@ -1,0 +1,250 @@
+/* A benchmark of every kernel of every instruction set: slot/isa, one call on a full tile as softmax attention makes it
+ * (128 keys, 64 channels, 3 vectors), all operands in L1 or L2. Generated from the kernel list: a slot without a
+ * benchmark here is a compile error. */
+#include "bench/clock.h"
+#include "bench/machine.h"
+#include "bench/shim.h"
+#include "core/isa.h"
+#include "kernels/kernels.h"
+
+#include <stdalign.h>
+#include <stdio.h>
+
+enum { KEYS = HEED_BLOCK_KEYS, CHANNELS = 64, LANES = HEED_MAX_TILE_LANES, ARRAY = 4096 };
+
+/* Operands of all kernels. Sized for the widest tile; a narrower one uses the front. */
+typedef struct operands {
+    alignas(64) float x[ARRAY];
+    alignas(64) float y[ARRAY];
+    alignas(64) float q[CHANNELS * LANES];
+    alignas(64) float s[KEYS * LANES];
+    alignas(64) float p[KEYS * LANES];
+    alignas(64) float o[CHANNELS * LANES];
+    alignas(64) float keys[KEYS * CHANNELS];
+    alignas(64) float values[KEYS * CHANNELS];
+    alignas(64) float token_rows[LANES * CHANNELS];
+    alignas(64) float bias_rows[LANES * KEYS];
+    uint8_t visible_rows[LANES * KEYS];
+    alignas(64) float m[LANES];
+    alignas(64) float l[LANES];
+    alignas(64) float rescale[LANES];
+    alignas(64) float slope[LANES];
+    alignas(64) float distance[LANES];
+    alignas(64) float begin[LANES];
+    alignas(64) float end[LANES];
+    float *rows[LANES];        /* of token_rows */
+    const float *bias[LANES];  /* rows of bias_rows */
+    const uint8_t *see[LANES]; /* rows of visible_rows */
+} operands;
+
+static operands ops;
+
+/* One kernel table, and the ceiling of its instruction set. */
+typedef struct bench_tier {
+    const heed_kernels *kernels;
+    double fma_gflops;
+} bench_tier;
+
+/* ---- One call of each kernel ------------------------------------------------------------------------------------- */
+
+static void call_exp2_array(const heed_kernels *k) { k->exp2_array(ops.x, ops.y, ARRAY); }
+
+static void call_exp_array(const heed_kernels *k) { k->exp_array(ops.x, ops.y, ARRAY); }
+
+static void call_pack_tile(const heed_kernels *k)
+{
+    k->pack_tile(ops.q, (const float *const *)ops.rows, k->tile_lanes, CHANNELS, 0.125f);
+}
+
+static void call_scores_tile(const heed_kernels *k)
+{
+    k->scores_tile(ops.s, ops.q, ops.keys, CHANNELS, KEYS, CHANNELS, HEED_TILE_VECTORS);
+}
+
+static void call_softcap_tile(const heed_kernels *k) { k->softcap_tile(ops.s, KEYS, HEED_TILE_VECTORS, 30.0f); }
+
+static void call_bias_tile(const heed_kernels *k) { k->bias_tile(ops.s, ops.bias, k->tile_lanes, KEYS); }
+
+static void call_alibi_tile(const heed_kernels *k)
+{
+    k->alibi_tile(ops.s, ops.slope, ops.distance, KEYS, HEED_TILE_VECTORS);
+}
+
+static void call_range_tile(const heed_kernels *k)
+{
+    k->range_tile(ops.s, ops.begin, ops.end, KEYS, HEED_TILE_VECTORS);
+}
+
+static void call_visible_tile(const heed_kernels *k) { k->visible_tile(ops.s, ops.see, k->tile_lanes, KEYS); }
+
+static void call_softmax_tile(const heed_kernels *k)
+{
+    k->softmax_tile(ops.s, ops.m, ops.l, ops.rescale, KEYS, HEED_TILE_VECTORS);
+}
+
+static void call_softmax_careful_tile(const heed_kernels *k)
+{
+    k->softmax_careful_tile(ops.s, ops.m, ops.l, ops.rescale, KEYS, HEED_TILE_VECTORS);
+}
+
+static void call_values_tile(const heed_kernels *k)
+{
+    k->values_tile(ops.o, ops.p, ops.values, CHANNELS, ops.rescale, KEYS, CHANNELS, HEED_TILE_VECTORS);
+}
+
+static void call_values_careful_tile(const heed_kernels *k)
+{
+    k->values_careful_tile(ops.o, ops.p, ops.values, CHANNELS, ops.rescale, KEYS, CHANNELS, HEED_TILE_VECTORS);
+}
+
+static void call_output_tile(const heed_kernels *k) { k->output_tile(ops.rows, ops.o, ops.l, k->tile_lanes, CHANNELS); }
+
+static void call_blend_rows(const heed_kernels *k) { k->blend_rows(ops.y, ops.x, 0.25f, ops.y, 0.75f, ARRAY); }
+
+/* ---- What a call does -------------------------------------------------------------------------------------------- */
+
+/* Elements of the result: of a tile for one lane, of an array all. */
+enum {
+    elements_exp2_array = ARRAY,
+    elements_exp_array = ARRAY,
+    elements_pack_tile = CHANNELS,
+    elements_scores_tile = KEYS,
+    elements_softcap_tile = KEYS,
+    elements_bias_tile = KEYS,
+    elements_alibi_tile = KEYS,
+    elements_range_tile = KEYS,
+    elements_visible_tile = KEYS,
+    elements_softmax_tile = KEYS,
+    elements_softmax_careful_tile = KEYS,
+    elements_values_tile = CHANNELS,
+    elements_values_careful_tile = CHANNELS,
+    elements_output_tile = CHANNELS,
+    elements_blend_rows = ARRAY
+};
+
+/* One slot of the list. */
+typedef struct bench_slot {
+    const char *name;
+    void (*call)(const heed_kernels *k);
+    int n_elements;
+} bench_slot;
+
+#define BENCH_SLOT(result, name, arguments) {#name, call_##name, elements_##name},
+static const bench_slot slots[] = {HEED_KERNEL_LIST(BENCH_SLOT)};
+
+enum { N_SLOTS = sizeof slots / sizeof slots[0], N_ISAS = 4 };
+
+/* A slot on a tier. */
+typedef struct bench_case {
+    const bench_slot *slot;
+    const bench_tier *tier;
+} bench_case;
+
+static int is_array(const bench_slot *slot) { return slot->n_elements == ARRAY; }
+
+/* Multiply-adds count twice; both products of a block run over KEYS x CHANNELS for each lane. */
+static int is_product(const bench_slot *slot)
+{
+    return slot->call == call_scores_tile || slot->call == call_values_tile || slot->call == call_values_careful_tile;
+}
+
+/* Sets all operands to values that no number of calls drives out of range: weights and rescale below 1, scores near
+ * 0, everything visible. */
+static void fill_operands(void)
+{
+    for (int i = 0; i < ARRAY; ++i) {
+        ops.x[i] = -20.0f * (float)i / ARRAY;
+    }
+    for (int i = 0; i < KEYS * CHANNELS; ++i) {
+        ops.keys[i] = (float)(i % 31 - 15) / 64;
+        ops.values[i] = (float)(i % 29 - 14) / 64;
+    }
+    for (int i = 0; i < KEYS * LANES; ++i) {
+        ops.s[i] = (float)(i % 37 - 18) / 8;
+        ops.p[i] = (float)(i % 41) / 41;
+        ops.visible_rows[i] = 1;
+        ops.bias_rows[i] = (float)(i % 3 - 1) / 8;
+    }
+    for (int i = 0; i < CHANNELS * LANES; ++i) {
+        ops.q[i] = (float)(i % 23 - 11) / 64;
+        ops.token_rows[i] = ops.q[i];
+        ops.o[i] = 0;
+    }
+    for (int r = 0; r < LANES; ++r) {
+        ops.m[r] = 1;
+        ops.l[r] = 1;
+        ops.rescale[r] = 0.5f;
+        ops.slope[r] = 0x1p-20f;
+        ops.distance[r] = -KEYS;
+        ops.begin[r] = 0;
+        ops.end[r] = KEYS;
+        ops.rows[r] = ops.token_rows + r * CHANNELS;
+        ops.bias[r] = ops.bias_rows + r * KEYS;
+        ops.see[r] = ops.visible_rows + r * KEYS;
+    }
+}
+
+static void run_case(shim_state *state, const void *argument)
+{
+    const bench_case *c = argument;
+    const heed_kernels *kernels = c->tier->kernels;
+    fill_operands();
+    double n_calls = 0;
+    const double start = clock_seconds();
+    while (shim_keep_running(state)) {
+        c->slot->call(kernels);
+        ++n_calls;
+    }
+    const double seconds = clock_seconds() - start;
+    const double lanes = is_array(c->slot) ? 1 : kernels->tile_lanes;
+    shim_set_rate(state, "elements", lanes * c->slot->n_elements);
+    if (is_product(c->slot)) {
+        const double flops = 2.0 * lanes * KEYS * CHANNELS;
+        shim_set_rate(state, "flops", flops);
+        shim_set_value(state, "share_of_fma", flops * n_calls / seconds * 1e-9 / c->tier->fma_gflops);
+    }
+}
+
+/* ---- The program ------------------------------------------------------------------------------------------------- */
+
+/* Registers all slots of one instruction set; 0 where this machine does not have it. */
+static int register_tier(heed_isa isa, machine *m, bench_tier *tier, bench_case cases[N_SLOTS])
+{
+    tier->kernels = heed_isa_kernels(isa);
+    if (tier->kernels == NULL) {
+        return 0;
+    }
+    for (int i = 0; i < 10; ++i) {
+        machine_take_fma(m, isa, 1);
+    }
+    tier->fma_gflops = machine_fma_gflops(m, isa, 1);
+    for (int i = 0; i < N_SLOTS; ++i) {
+        char name[64];
+        snprintf(name, sizeof name, "%s/%s", slots[i].name, heed_isa_name(isa));
+        cases[i] = (bench_case){&slots[i], tier};
+        shim_register(name, run_case, &cases[i]);
+    }
+    char label[64], rate[32];
+    snprintf(label, sizeof label, "fma_gflops/%s", heed_isa_name(isa));
+    snprintf(rate, sizeof rate, "%.1f", tier->fma_gflops);
+    shim_add_context(label, rate);
+    return 1;
+}
+
+int main(int argc, char **argv)
+{
+    static bench_tier tiers[N_ISAS];
+    static bench_case cases[N_ISAS][N_SLOTS];
+    machine *m = machine_create(1);
+    if (m == NULL) {
+        fprintf(stderr, "bench_kernels: out of memory\n");
+        return 1;
+    }
+    int n_tiers = 0;
+    for (heed_isa isa = HEED_ISA_SCALAR; isa <= HEED_ISA_NEON; ++isa) {
+        n_tiers += register_tier(isa, m, &tiers[n_tiers], cases[n_tiers]);
+    }
+    const int result = shim_run(argc, argv);
+    machine_destroy(m);
+    return result;
+}

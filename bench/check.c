@@ -1,0 +1,180 @@
+#include "bench/check.h"
+
+#include "bench/parallel.h"
+#include "tests/support/random.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+/* Multiply-adds that the oracle may cost: 2e9 take a second or two. An input that needs more is sampled, and the
+ * sample costs a quarter of that, but never holds less than 64 rows. */
+static const double full_cost = 2e9, sample_cost = 5e8;
+enum { MIN_SAMPLE = 64, STREAM_SAMPLE = 100, CHECK_MAX_MECHANISMS = 16 };
+
+typedef void (*reference_row_fn)(const attention_input *input, int64_t b, int64_t h, int64_t i, double *out);
+
+/* Rows of one input by one mechanism in float64. */
+typedef struct reference_rows {
+    const attention_input *input;
+    reference_row_fn reference_row;
+    int64_t n_rows, n_channels;
+    int64_t *rows;  /* numbers of rows, counted over batch, head, query; ascending */
+    double *values; /* n_rows x n_channels */
+} reference_rows;
+
+/* The references of an input, one for each mechanism that was asked for. */
+typedef struct reference_set {
+    const attention_input *input;
+    int n_threads;
+    reference_rows items[CHECK_MAX_MECHANISMS];
+    int n_items;
+} reference_set;
+
+/* ---- Which rows ------------------------------------------------------------------------------------------------- */
+
+int64_t check_count_rows(const attention_input *input)
+{
+    return input->shape.batch * input->shape.n_query_heads * input->shape.n_queries;
+}
+
+static int64_t choose_n_rows(const attention_input *input)
+{
+    const attention_shape *s = &input->shape;
+    const double row_cost = (double)s->n_keys * (double)(s->n_channels + s->n_value_channels);
+    const int64_t n_all = check_count_rows(input);
+    if ((double)n_all * row_cost <= full_cost) {
+        return n_all;
+    }
+    const int64_t n = (int64_t)(sample_cost / row_cost);
+    return n < MIN_SAMPLE ? (n_all < MIN_SAMPLE ? n_all : MIN_SAMPLE) : n;
+}
+
+/* One row out of each of n equal parts: spread over all heads and positions, none twice. */
+static void choose_rows(reference_rows *reference)
+{
+    const int64_t n_all = check_count_rows(reference->input), n = reference->n_rows;
+    random_stream random = random_start(STREAM_SAMPLE);
+    random.seed = reference->input->settings.seed;
+    for (int64_t r = 0; r < n; ++r) {
+        int64_t begin, end;
+        parallel_share(n_all, r, n, &begin, &end);
+        reference->rows[r] = begin + random_below(&random, end - begin);
+    }
+}
+
+/* ---- Their values ----------------------------------------------------------------------------------------------- */
+
+typedef struct row_place {
+    int64_t b, h, i;
+} row_place;
+
+static row_place find_place(const reference_rows *reference, int64_t r)
+{
+    const attention_shape *s = &reference->input->shape;
+    const int64_t row = reference->rows[r];
+    return (row_place){row / s->n_queries / s->n_query_heads, row / s->n_queries % s->n_query_heads,
+                       row % s->n_queries};
+}
+
+/* Workers take turns row by row, since causal rows grow with their number. */
+static void compute_rows(void *job, int worker, int n_workers)
+{
+    reference_rows *reference = job;
+    for (int64_t r = worker; r < reference->n_rows; r += n_workers) {
+        const row_place at = find_place(reference, r);
+        reference->reference_row(reference->input, at.b, at.h, at.i, reference->values + r * reference->n_channels);
+    }
+}
+
+/* The reference by one mechanism, computed when it is first asked for. NULL without memory. */
+static const reference_rows *find_reference(reference_set *set, reference_row_fn reference_row)
+{
+    for (int i = 0; i < set->n_items; ++i) {
+        if (set->items[i].reference_row == reference_row) {
+            return &set->items[i];
+        }
+    }
+    reference_rows *reference = &set->items[set->n_items++];
+    *reference = (reference_rows){.input = set->input,
+                                  .reference_row = reference_row,
+                                  .n_rows = choose_n_rows(set->input),
+                                  .n_channels = set->input->shape.n_value_channels};
+    reference->rows = malloc((size_t)reference->n_rows * sizeof *reference->rows);
+    reference->values = malloc((size_t)reference->n_rows * (size_t)reference->n_channels * sizeof(double));
+    if (reference->rows == NULL || reference->values == NULL) {
+        return NULL;
+    }
+    choose_rows(reference);
+    parallel_run(set->n_threads, compute_rows, reference);
+    return reference;
+}
+
+static void release_references(reference_set *set)
+{
+    for (int i = 0; i < set->n_items; ++i) {
+        free(set->items[i].rows);
+        free(set->items[i].values);
+    }
+}
+
+/* ---- Errors ----------------------------------------------------------------------------------------------------- */
+
+static const float *find_output(const compare_row *row, row_place at)
+{
+    const heed_tensor *out = &row->setup.out;
+    return (const float *)out->data + at.b * out->stride[0] + at.h * out->stride[1] + at.i * out->stride[2];
+}
+
+/* The larger of two, and NaN once either is NaN: an output of NaN must not look right. */
+static double take_larger(double a, double b) { return a >= b || isnan(a) ? a : b; }
+
+/* a / b for errors: 0 / 0 is no error. */
+static double divide(double a, double b) { return a == 0 ? 0 : a / b; }
+
+static void find_errors(compare_row *row, const reference_rows *own)
+{
+    double max_error = 0, max_reference = 0;
+    for (int64_t r = 0; r < own->n_rows; ++r) {
+        const float *out = find_output(row, find_place(own, r));
+        for (int64_t c = 0; c < own->n_channels; ++c) {
+            const double reference = own->values[r * own->n_channels + c];
+            max_error = take_larger(max_error, fabs(out[c] - reference));
+            max_reference = take_larger(max_reference, fabs(reference));
+        }
+    }
+    row->rows_checked = own->n_rows;
+    row->max_abs_err = max_error;
+    row->rel_err = divide(max_error, max_reference);
+}
+
+static void find_distance(compare_row *row, const reference_rows *softmax)
+{
+    double difference = 0, norm = 0;
+    for (int64_t r = 0; r < softmax->n_rows; ++r) {
+        const float *out = find_output(row, find_place(softmax, r));
+        for (int64_t c = 0; c < softmax->n_channels; ++c) {
+            const double reference = softmax->values[r * softmax->n_channels + c];
+            difference += (out[c] - reference) * (out[c] - reference);
+            norm += reference * reference;
+        }
+    }
+    row->softmax_distance = divide(sqrt(difference), sqrt(norm));
+}
+
+int check_rows(compare_row *rows, int n_rows, int n_threads)
+{
+    reference_set set = {.input = rows[0].setup.input, .n_threads = n_threads};
+    int result = 0;
+    for (int i = 0; i < n_rows && result == 0; ++i) {
+        const reference_rows *own = find_reference(&set, rows[i].variant->reference_row);
+        const reference_rows *softmax = find_reference(&set, softmax_reference_row);
+        if (own == NULL || softmax == NULL) {
+            result = -1;
+        } else {
+            find_errors(&rows[i], own);
+            find_distance(&rows[i], softmax);
+        }
+    }
+    release_references(&set);
+    return result;
+}

@@ -1,0 +1,63 @@
+/* The input of a comparison: q, k and v with the options that come with them, laid out in memory as asked. */
+#ifndef HEED_BENCH_INPUT_H
+#define HEED_BENCH_INPUT_H
+
+#include "heed.h"
+
+/* B, Hq, Hkv, Nq, Nk, D, Dv: the seven numbers of an attention shape. */
+typedef struct attention_shape {
+    int64_t batch, n_query_heads, n_kv_heads, n_queries, n_keys, n_channels, n_value_channels;
+} attention_shape;
+
+/* Where elements lie. PACKED: one buffer [batch][token][q heads, k heads, v heads], as one projection writes it. */
+typedef enum input_layout { LAYOUT_BHND, LAYOUT_BNHD, LAYOUT_PACKED } input_layout;
+
+/* "bhnd", "bnhd" or "packed". */
+const char *input_layout_name(input_layout layout);
+
+/* Where q, k and v come from: three files (name: what the input is called), or random numbers of a shape. */
+typedef struct input_source {
+    char name[256];
+    char *q_path, *k_path, *v_path; /* NULL: random */
+    attention_shape shape;          /* random only */
+    int causal;
+} input_source;
+
+/* What holds for all inputs of a run. */
+typedef struct input_settings {
+    int64_t window_left, window_right; /* -1: unbounded */
+    input_layout layout;
+    int bias;      /* a random bias [Hq, Nq, Nk], normal with deviation 1 */
+    int bool_mask; /* a random mask [Hq, Nq, Nk], about 90 % visible, at least one key in each row */
+    uint64_t seed;
+} input_settings;
+
+typedef struct attention_input {
+    char name[256];
+    attention_shape shape;
+    int rank; /* 3 or 4: dimensions of the files; 4 where it is random */
+    int random, causal;
+    input_settings settings;
+    heed_tensor q, k, v;
+    heed_tensor bias, visible; /* data NULL where not asked for */
+    heed_mask mask;            /* causal, window, visible */
+    heed_softmax_options options;
+    void *buffers[5];
+} attention_input;
+
+/* Reads or makes an input. Returns NULL with the reason in `message`. */
+attention_input *input_create(const input_source *source, const input_settings *settings, char *message,
+                              size_t message_bytes);
+void input_destroy(attention_input *input);
+
+/* The keys [begin, end) that query i may see by causality and window; empty where begin >= end. */
+void input_visible_range(const attention_input *input, int64_t i, int64_t *begin, int64_t *end);
+
+/* Query-key pairs that causality and window leave, over all batch elements and query heads. A boolean mask leaves
+ * all: what it hides is not known before. */
+double input_visible_pairs(const attention_input *input);
+
+/* Makes a contiguous or token-major view for an output of this input, as its layout asks, over `data`. */
+heed_tensor input_output_view(const attention_input *input, float *data);
+
+#endif

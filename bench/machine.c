@@ -1,0 +1,322 @@
+#include "bench/machine.h"
+
+#include "bench/clock.h"
+#include "bench/loops.h"
+#include "bench/memory.h"
+#include "bench/parallel.h"
+#include "core/isa.h"
+#include "kernels/kernels.h"
+#ifdef HEED_HAVE_BLAS
+#include "core/gemm.h"
+#endif
+
+#include <stdalign.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { MAX_RATES = 512, READ_STEP = 256 /* floats, see bench_loops */ };
+
+static const int64_t mebibyte = 1 << 20;
+
+/* The largest rate taken for an instruction set (FMA, bytes = 0) or for an amount of bytes (reads) and a thread
+ * count. */
+typedef struct rate {
+    heed_isa isa;
+    int n_threads;
+    int64_t bytes;
+    double largest;
+} rate;
+
+struct machine {
+    char cpu[128];
+    int n_cores;
+    int quick;
+    const bench_loops *best_loops;
+    double exp_gops;
+    machine_reads reads;
+    float *read_buffer;
+    int64_t read_buffer_bytes;
+    rate rates[MAX_RATES];
+    int n_rates;
+};
+
+/* Results of loops end here, so that no compiler leaves the loops out. */
+static volatile float sink;
+
+/* ---- Rates ------------------------------------------------------------------------------------------------------ */
+
+static double find_rate(const machine *m, heed_isa isa, int n_threads, int64_t bytes)
+{
+    for (int i = 0; i < m->n_rates; ++i) {
+        const rate *r = &m->rates[i];
+        if (r->isa == isa && r->n_threads == n_threads && r->bytes == bytes) {
+            return r->largest;
+        }
+    }
+    return 0;
+}
+
+static void keep_rate(machine *m, heed_isa isa, int n_threads, int64_t bytes, double value)
+{
+    for (int i = 0; i < m->n_rates; ++i) {
+        rate *r = &m->rates[i];
+        if (r->isa == isa && r->n_threads == n_threads && r->bytes == bytes) {
+            r->largest = value > r->largest ? value : r->largest;
+            return;
+        }
+    }
+    if (m->n_rates < MAX_RATES) {
+        m->rates[m->n_rates++] = (rate){isa, n_threads, bytes, value};
+    }
+}
+
+/* ---- Work on several threads ------------------------------------------------------------------------------------ */
+
+/* One piece of work that every worker does n_repeats times, and when it did so. */
+typedef struct piece {
+    const bench_loops *loops;
+    const float *buffer;
+    int64_t n; /* steps of multiply_add (buffer NULL), or floats to read */
+    int n_repeats;
+    double first_start, last_end;
+    int n_workers;
+} piece;
+
+static void work(const piece *p, int worker, int n_workers)
+{
+    if (p->buffer == NULL) {
+        for (int i = 0; i < p->n_repeats; ++i) {
+            sink = p->loops->multiply_add(p->n, 0.999f, 0.001f);
+        }
+        return;
+    }
+    int64_t begin, end;
+    parallel_share(p->n / READ_STEP, worker, n_workers, &begin, &end);
+    for (int i = 0; i < p->n_repeats; ++i) {
+        sink = p->loops->read_sum(p->buffer + begin * READ_STEP, (end - begin) * READ_STEP);
+    }
+}
+
+/* The workers start behind a barrier and the last one to end stops the clock; none writes what another one does. */
+static void work_in_team(void *job, int worker, int n_workers)
+{
+    piece *p = job;
+    parallel_barrier();
+    if (worker == 0) {
+        p->first_start = clock_seconds();
+        p->n_workers = n_workers;
+    }
+    work(p, worker, n_workers);
+    parallel_barrier();
+    if (worker == 0) {
+        p->last_end = clock_seconds();
+    }
+}
+
+static double time_piece(piece *p, int n_threads)
+{
+    parallel_run(n_threads, work_in_team, p);
+    return p->last_end - p->first_start;
+}
+
+/* Repeats a piece so often that it lasts `seconds`, and returns the best of `n_trials` such times for one repeat. */
+static double best_time(piece *p, int n_threads, double seconds, int n_trials)
+{
+    p->n_repeats = 1;
+    const double once = time_piece(p, n_threads);
+    const double repeats = seconds / (once > 1e-9 ? once : 1e-9);
+    p->n_repeats = repeats < 1 ? 1 : repeats > 1e6 ? 1000000 : (int)repeats;
+    double best = time_piece(p, n_threads);
+    for (int i = 1; i < n_trials; ++i) {
+        const double next = time_piece(p, n_threads);
+        best = next < best ? next : best;
+    }
+    return best / p->n_repeats;
+}
+
+/* ---- The ceilings ----------------------------------------------------------------------------------------------- */
+
+void machine_take_fma(machine *m, heed_isa isa, int n_threads)
+{
+    const bench_loops *loops = bench_loops_of(isa);
+    if (loops == NULL) {
+        return;
+    }
+    piece p = {.loops = loops, .n = 20000};
+    const double seconds = best_time(&p, n_threads, m->quick ? 2e-4 : 1e-3, m->quick ? 2 : 5);
+    const double flops = (double)p.n * (double)loops->flops_per_step * p.n_workers;
+    keep_rate(m, isa, n_threads, 0, flops / seconds * 1e-9);
+}
+
+double machine_fma_gflops(const machine *m, heed_isa isa, int n_threads) { return find_rate(m, isa, n_threads, 0); }
+
+/* Gives the read buffer exactly `bytes`: the pages of a much larger one could be of another kind. A new buffer takes
+ * the place of the old one, since both at once might not fit. */
+static int resize_read_buffer(machine *m, int64_t bytes)
+{
+    if (bytes == m->read_buffer_bytes) {
+        return 0;
+    }
+    free(m->read_buffer);
+    m->read_buffer = memory_allocate(bytes);
+    m->read_buffer_bytes = m->read_buffer == NULL ? 0 : bytes;
+    return m->read_buffer == NULL ? -1 : 0;
+}
+
+int machine_take_read(machine *m, int64_t bytes, int n_threads)
+{
+    const int64_t step_bytes = READ_STEP * (int64_t)sizeof(float);
+    const int64_t rounded = (bytes + step_bytes - 1) / step_bytes * step_bytes;
+    if (resize_read_buffer(m, rounded) != 0) {
+        return -1;
+    }
+    piece p = {.loops = m->best_loops, .buffer = m->read_buffer, .n = rounded / (int64_t)sizeof(float)};
+    const double seconds = best_time(&p, n_threads, m->quick ? 2e-4 : 2e-3, m->quick ? 1 : 3);
+    keep_rate(m, HEED_ISA_AUTO, n_threads, bytes, (double)rounded / seconds * 1e-9);
+    return 0;
+}
+
+double machine_row_read_gbytes(const machine *m, int64_t bytes, int n_threads)
+{
+    return find_rate(m, HEED_ISA_AUTO, n_threads, bytes);
+}
+
+static double measure_exp(const machine *m)
+{
+    enum { N = 4096 };
+    static alignas(64) float x[N], y[N];
+    for (int i = 0; i < N; ++i) {
+        x[i] = -20.0f * (float)i / N;
+    }
+    const heed_kernels *kernels = heed_isa_kernels(m->best_loops->isa);
+    double best = 1e9;
+    for (int trial = 0; trial < (m->quick ? 5 : 100); ++trial) {
+        const int n_calls = 20;
+        const double start = clock_seconds();
+        for (int i = 0; i < n_calls; ++i) {
+            kernels->exp2_array(x, y, N);
+            sink = y[i];
+        }
+        const double seconds = (clock_seconds() - start) / n_calls;
+        best = seconds < best ? seconds : best;
+    }
+    return N / best * 1e-9;
+}
+
+/* What sysconf says, or `otherwise` where it does not know. */
+static int64_t cache_bytes(int name, int64_t otherwise)
+{
+    const long bytes = sysconf(name);
+    return bytes > 0 ? bytes : otherwise;
+}
+
+static int64_t clamp(int64_t value, int64_t low, int64_t high)
+{
+    return value < low ? low : value > high ? high : value;
+}
+
+static int measure_reads(machine *m)
+{
+    const int64_t l2 = cache_bytes(_SC_LEVEL2_CACHE_SIZE, mebibyte);
+    const int64_t l3 = cache_bytes(_SC_LEVEL3_CACHE_SIZE, 32 * mebibyte);
+    const int64_t memory = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
+    const int64_t l3_wanted = 4 * l2 > 32 * mebibyte ? 4 * l2 : 32 * mebibyte;
+    const int64_t dram_wanted = clamp(2 * l3, 256 * mebibyte, 1024 * mebibyte);
+
+    const int64_t l2_bytes = l2 / 2;
+    const int64_t l3_bytes = l3_wanted < l3 / 2 ? l3_wanted : l3 / 2;
+    const int64_t dram_bytes = m->quick ? 64 * mebibyte : dram_wanted < memory / 4 ? dram_wanted : memory / 4;
+
+    if (machine_take_read(m, dram_bytes, 1) != 0 || machine_take_read(m, l2_bytes, 1) != 0 ||
+        machine_take_read(m, l3_bytes, 1) != 0) {
+        return -1;
+    }
+    m->reads = (machine_reads){machine_row_read_gbytes(m, l2_bytes, 1), machine_row_read_gbytes(m, l3_bytes, 1),
+                               machine_row_read_gbytes(m, dram_bytes, 1)};
+    return 0;
+}
+
+/* ---- The machine ------------------------------------------------------------------------------------------------ */
+
+/* The processor's name as Linux tells it: "model name" on x86, nothing of the kind on most Arm machines. */
+static void read_cpu_name(char *name, size_t size)
+{
+    snprintf(name, size, "unknown processor");
+    FILE *file = fopen("/proc/cpuinfo", "r");
+    if (file == NULL) {
+        return;
+    }
+    char line[256];
+    while (fgets(line, sizeof line, file) != NULL) {
+        const char *colon = strchr(line, ':');
+        if (colon != NULL && (strncmp(line, "model name", 10) == 0 || strncmp(line, "Model", 5) == 0)) {
+            snprintf(name, size, "%.*s", (int)strcspn(colon + 1, "\n") - 1, colon + 2);
+            break;
+        }
+    }
+    fclose(file);
+}
+
+machine *machine_create(int quick)
+{
+    machine *m = calloc(1, sizeof *m);
+    if (m == NULL) {
+        return NULL;
+    }
+    read_cpu_name(m->cpu, sizeof m->cpu);
+    const long n_cores = sysconf(_SC_NPROCESSORS_ONLN);
+    m->n_cores = n_cores > 0 ? (int)n_cores : 1;
+    m->quick = quick;
+    static const heed_isa weakest_first[] = {HEED_ISA_SCALAR, HEED_ISA_NEON, HEED_ISA_AVX2, HEED_ISA_AVX512};
+    for (size_t i = 0; i < sizeof weakest_first / sizeof weakest_first[0]; ++i) {
+        const bench_loops *loops = bench_loops_of(weakest_first[i]);
+        if (loops != NULL) {
+            m->best_loops = loops;
+            machine_take_fma(m, weakest_first[i], 1);
+        }
+    }
+    m->exp_gops = measure_exp(m);
+    if (measure_reads(m) != 0) {
+        machine_destroy(m);
+        return NULL;
+    }
+    return m;
+}
+
+void machine_destroy(machine *m)
+{
+    if (m != NULL) {
+        free(m->read_buffer);
+        free(m);
+    }
+}
+
+const char *machine_cpu(const machine *m) { return m->cpu; }
+
+int machine_n_cores(const machine *m) { return m->n_cores; }
+
+const char *machine_compiler(void)
+{
+#define TEXT_OF(x) #x
+#define TEXT(x) TEXT_OF(x)
+#ifdef __clang__
+    return "clang " TEXT(__clang_major__) "." TEXT(__clang_minor__) "." TEXT(__clang_patchlevel__);
+#else
+    return "gcc " TEXT(__GNUC__) "." TEXT(__GNUC_MINOR__) "." TEXT(__GNUC_PATCHLEVEL__);
+#endif
+}
+
+const char *machine_blas(void)
+{
+#ifdef HEED_HAVE_BLAS
+    return heed_blas_name();
+#else
+    return "none";
+#endif
+}
+
+double machine_exp_gops(const machine *m) { return m->exp_gops; }
+
+machine_reads machine_read_gbytes(const machine *m) { return m->reads; }

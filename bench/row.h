@@ -1,0 +1,42 @@
+/* One row of the comparison: a variant on an input with an instruction set and a number of threads. */
+#ifndef HEED_BENCH_ROW_H
+#define HEED_BENCH_ROW_H
+
+#include "bench/machine.h"
+#include "bench/variants.h"
+
+typedef struct compare_row {
+    const variant *variant;
+    variant_setup setup;
+    void *state;   /* between prepare and release */
+    int n_repeats; /* runs in one cell (one row in one round) */
+    double ms;     /* best of the rounds' medians */
+    int64_t scratch_bytes;
+    int64_t rows_checked; /* rows of the output that were compared with float64 */
+    double max_abs_err, rel_err, softmax_distance;
+} compare_row;
+
+/* What follows from a row and from the largest rates of the run. */
+typedef struct row_rates {
+    double gflops, fma_gflops;
+    double gbytes, bandwidth_gbytes;
+    const char *limit;  /* "fma" or "bandwidth" */
+    double limit_value; /* GFLOP/s or GB/s */
+    double share;       /* of limit_value */
+} row_rates;
+
+row_rates row_find_rates(const compare_row *row, const machine *m);
+
+/* Memory, not arithmetic, is the limit. */
+int row_is_limited_by_bandwidth(const compare_row *row);
+
+/* Bytes that the bandwidth figure of a row is taken over. */
+int64_t row_read_bytes(const compare_row *row);
+
+/* The row of variant softmax with the input, instruction set and threads of `row`, or NULL. */
+const compare_row *row_find_softmax(const compare_row *row, const compare_row *rows, int n_rows);
+
+/* Two rows belong to one table. */
+int row_same_input(const compare_row *a, const compare_row *b);
+
+#endif

@@ -1,0 +1,94 @@
+#include "bench/table.h"
+
+#include "bench/check.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+static void print_machine(const machine *m)
+{
+    printf("heed-compare %s: %s, %d core%s; %s; %s\n", HEED_VERSION, machine_cpu(m), machine_n_cores(m),
+           machine_n_cores(m) == 1 ? "" : "s", machine_compiler(), machine_blas());
+    printf("one thread: FMA");
+    const char *comma = " ";
+    for (heed_isa isa = HEED_ISA_SCALAR; isa <= HEED_ISA_NEON; ++isa) {
+        const double gflops = machine_fma_gflops(m, isa, 1);
+        if (gflops > 0) {
+            printf("%s%s %.0f", comma, heed_isa_name(isa), gflops);
+            comma = ", ";
+        }
+    }
+    const machine_reads reads = machine_read_gbytes(m);
+    printf(" GFLOP/s; exp %.1f G/s; read L2 %.0f, L3 %.0f, DRAM %.0f GB/s\n", machine_exp_gops(m), reads.l2, reads.l3,
+           reads.dram);
+}
+
+static void print_window_side(const char *side, int64_t size)
+{
+    if (size >= 0) {
+        printf(", window %s %" PRId64, side, size);
+    }
+}
+
+static void print_input(const compare_row *row)
+{
+    const attention_input *input = row->setup.input;
+    const attention_shape *s = &input->shape;
+    printf("\n%s: B %" PRId64 ", Hq %" PRId64 ", Hkv %" PRId64 ", Nq %" PRId64 ", Nk %" PRId64 ", D %" PRId64
+           ", Dv %" PRId64 ", %s%s",
+           input->name, s->batch, s->n_query_heads, s->n_kv_heads, s->n_queries, s->n_keys, s->n_channels,
+           s->n_value_channels, input_layout_name(input->settings.layout), input->causal ? ", causal" : "");
+    print_window_side("left", input->settings.window_left);
+    print_window_side("right", input->settings.window_right);
+    printf("%s%s", input->settings.bias ? ", bias" : "", input->settings.bool_mask ? ", boolean mask" : "");
+    printf("; errors of %" PRId64 " of %" PRId64 " rows\n", row->rows_checked, check_count_rows(input));
+    printf("  %-9s %-7s %7s %10s %10s %8s  %-22s %10s  %9s %9s %10s\n", "variant", "ISA", "threads", "ms", "x softmax",
+           "GFLOP/s", "share of limit", "scratch", "max error", "rel error", "to softmax");
+}
+
+static void format_bytes(int64_t bytes, char *text, size_t size)
+{
+    if (bytes >= INT64_C(10) << 20) {
+        snprintf(text, size, "%.0f MiB", (double)bytes / (1 << 20));
+    } else {
+        snprintf(text, size, "%.0f KiB", (double)bytes / (1 << 10));
+    }
+}
+
+/* How many times as fast as softmax; nothing where softmax did not run. */
+static void format_speedup(const compare_row *row, const compare_row *rows, int n_rows, char *text, size_t size)
+{
+    const compare_row *softmax = row_find_softmax(row, rows, n_rows);
+    if (softmax == NULL) {
+        snprintf(text, size, "-");
+    } else {
+        snprintf(text, size, "%.2f", softmax->ms / row->ms);
+    }
+}
+
+static void print_row(const compare_row *row, const compare_row *rows, int n_rows, const machine *m)
+{
+    const row_rates rates = row_find_rates(row, m);
+    char scratch[24], speedup[24], share[48];
+    format_bytes(row->scratch_bytes, scratch, sizeof scratch);
+    format_speedup(row, rows, n_rows, speedup, sizeof speedup);
+    snprintf(share, sizeof share, "%3.0f %% of %.0f %s", 100 * rates.share, rates.limit_value,
+             row_is_limited_by_bandwidth(row) ? "GB/s" : "GFLOP/s");
+    printf("  %-9s %-7s %7d %10.3f %10s %8.1f  %-22s %10s  %9.1e %9.1e %10.1e\n", row->variant->name,
+           heed_isa_name(row->setup.isa), row->setup.n_threads, row->ms, speedup, rates.gflops, share, scratch,
+           row->max_abs_err, row->rel_err, row->softmax_distance);
+}
+
+void table_print(const compare_row *rows, int n_rows, const machine *m)
+{
+    print_machine(m);
+    for (int i = 0; i < n_rows; ++i) {
+        if (i == 0 || !row_same_input(&rows[i], &rows[i - 1])) {
+            print_input(&rows[i]);
+        }
+        print_row(&rows[i], rows, n_rows, m);
+    }
+    printf(
+        "\nms: best of the rounds' medians. x softmax: how many times as fast. Errors: against the same mechanism in "
+        "float64.\n");
+}

@@ -1,0 +1,53 @@
+/* The attention variants that are compared: one row in the list of variants.c and one file variant_<name>.c each. */
+#ifndef HEED_BENCH_VARIANTS_H
+#define HEED_BENCH_VARIANTS_H
+
+#include "bench/input.h"
+
+/* How one row of the comparison runs. */
+typedef struct variant_setup {
+    const attention_input *input;
+    heed_isa isa;
+    int n_threads;
+    heed_tensor out; /* receives the result of each run */
+} variant_setup;
+
+typedef struct variant {
+    const char *name, *mode; /* mode: "forward", "backward" or "step" */
+    const char *summary;     /* one line for --help */
+    const char *unavailable; /* NULL, or why this build cannot run it */
+
+    /* Takes all memory. Returns NULL with the reason in `message`. */
+    void *(*prepare)(const variant_setup *setup, char *message, size_t message_bytes);
+    /* One run, the only thing that is timed. Returns 0, or -1 with the reason in `message`. */
+    int (*run)(void *state, char *message, size_t message_bytes);
+    /* Scratch of the last run, all threads together. */
+    int64_t (*scratch_bytes)(const void *state);
+    void (*release)(void *state);
+
+    /* Operations and bytes of one run; see variant_softmax.c. */
+    double (*flops)(const attention_input *input);
+    double (*bytes)(const attention_input *input);
+
+    /* Row (b, h, i) of the same mechanism in float64: Dv values. */
+    void (*reference_row)(const attention_input *input, int64_t b, int64_t h, int64_t i, double *out);
+
+    /* Its library keeps threads busy for some time after a run with several threads: a pause must follow. */
+    int needs_pause;
+} variant;
+
+/* All variants, in the order of the table; ends with NULL. */
+extern const variant *const variant_list[];
+
+/* NULL when there is none of that name. */
+const variant *variant_find(const char *name);
+
+extern const variant variant_softmax;
+extern const variant variant_gemm;
+
+/* What softmax attention costs and gives, however it is computed. */
+double softmax_flops(const attention_input *input);
+double softmax_bytes(const attention_input *input);
+void softmax_reference_row(const attention_input *input, int64_t b, int64_t h, int64_t i, double *out);
+
+#endif

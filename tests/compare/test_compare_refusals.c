@@ -1,0 +1,202 @@
+/* What heed-compare refuses: exit code 1 and a message for inputs and runs that fail, 2 for a command line that makes
+ * no sense; nothing on stdout either way. */
+#include "bench/npy.h"
+#include "compare/program.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+/* A command line, how it ends, and what the message must say. */
+typedef struct refusal {
+    const char *arguments;
+    int exit_code;
+    const char *reason;
+} refusal;
+
+static void check_refusals(const refusal *refusals, size_t n)
+{
+    for (size_t i = 0; i < n; ++i) {
+        char line[1024];
+        snprintf(line, sizeof line, "--quick --threads 1 %s", refusals[i].arguments);
+        const program_result result = program_run("", line);
+        program_expect(&result, refusals[i].exit_code, refusals[i].reason);
+    }
+}
+
+static void write_zeros(const char *path, int rank, int64_t a, int64_t b, int64_t c, int64_t d)
+{
+    static const float zeros[4096];
+    const int64_t shape[] = {a, b, c, d};
+    char message[256];
+    assert_true(a * b * c * d <= 4096);
+    assert_int_equal(npy_write(path, rank, shape + 4 - rank, zeros, message, sizeof message), 0);
+}
+
+/* A well-formed set q, k, v of 4 query heads on 2, 6 queries on 5 keys, 8 channels, and files that do not fit it. The
+ * files that NumPy wrote come from tests/data, HEED_TEST_DATA. */
+static void make_files(void)
+{
+    write_zeros("q.npy", 3, 1, 4, 6, 8);
+    write_zeros("k.npy", 3, 1, 2, 5, 8);
+    write_zeros("v.npy", 3, 1, 2, 5, 3);
+    write_zeros("k_channels.npy", 3, 1, 2, 5, 7);
+    write_zeros("k_heads.npy", 3, 1, 3, 5, 8);
+    write_zeros("v_heads.npy", 3, 1, 4, 5, 3);
+    write_zeros("v_tokens.npy", 3, 1, 2, 6, 3);
+    write_zeros("k_batch.npy", 4, 2, 2, 5, 8);
+    write_zeros("q_batch.npy", 4, 3, 4, 6, 8);
+    write_zeros("v_batch.npy", 4, 2, 2, 5, 3);
+    write_zeros("v_three_heads.npy", 3, 1, 3, 5, 3);
+    write_zeros("empty.npy", 3, 1, 2, 0, 8);
+    write_zeros("matrix.npy", 2, 1, 1, 6, 8);
+}
+
+static void files_that_do_not_fit_are_refused(void **state)
+{
+    (void)state;
+    make_files();
+    const program_result fits = program_run("", "--quick --threads 1 --q q.npy --k k.npy --v v.npy");
+    program_expect(&fits, 0, "");
+    static const refusal refusals[] = {
+        {"--q q.npy --k nowhere.npy --v v.npy", 1, "heed-compare: nowhere.npy: No such file"},
+        {"--q " HEED_TEST_DATA "/float64.npy --k k.npy --v v.npy", 1, "float64.npy: float32 expected"},
+        {"--q q.npy --k " HEED_TEST_DATA "/truncated_data.npy --v v.npy", 1, "truncated_data.npy: truncated"},
+        {"--q q.npy --k k.npy --v " HEED_TEST_DATA "/fortran.npy", 1, "fortran.npy: C order expected"},
+        {"--q matrix.npy --k k.npy --v v.npy", 1, "matrix.npy: 3 dimensions (heads, tokens, channels) or 4"},
+        {"--q q.npy --k k_channels.npy --v v.npy", 1, "k_channels.npy: 8 channels expected (as in q), got 7"},
+        {"--q q.npy --k k_heads.npy --v v_three_heads.npy", 1, "q.npy: 4 query heads are no multiple of 3 key heads"},
+        {"--q q.npy --k k.npy --v v_heads.npy", 1, "v_heads.npy: 2 heads expected (as in k), got 4"},
+        {"--q q.npy --k k.npy --v v_tokens.npy", 1, "v_tokens.npy: 5 tokens expected (as in k), got 6"},
+        {"--q q.npy --k k_batch.npy --v v.npy", 1, "k_batch.npy: 3 dimensions expected (as in q), got 4"},
+        {"--q q_batch.npy --k k_batch.npy --v v_batch.npy", 1, "k_batch.npy: 3 batch elements expected (as in q)"},
+        {"--q q.npy --k empty.npy --v empty.npy", 1, "q.npy: an input without elements"},
+        {"--q q.npy --k k.npy", 2, "--q, --k and --v belong together"},
+        {"--q q.npy --k k.npy --v v.npy --layout packed", 1, "layout packed: 6 keys expected"},
+        {"--sample encoder --data nowhere", 1, "nowhere/encoder_q.npy: No such file"},
+    };
+    check_refusals(refusals, sizeof refusals / sizeof refusals[0]);
+}
+
+static void command_lines_without_sense_are_refused(void **state)
+{
+    (void)state;
+    static const refusal refusals[] = {
+        {"--nonsense", 2, "unrecognized option"},
+        {"word", 2, "unexpected argument \"word\""},
+        {"--variants sofmax", 2, "there is no variant \"sofmax\""},
+        {"--variants softmax,softmax", 2, "softmax is named twice"},
+        {"--isa sse", 2, "scalar, avx2, avx512, neon or auto expected, got \"sse\""},
+        {"--isa scalar,scalar", 2, "scalar is named twice"},
+        {"--sample dekoder", 2, "encoder or decoder expected, got \"dekoder\""},
+        {"--layout nhbd", 2, "bhnd, bnhd or packed expected, got \"nhbd\""},
+        {"--threads 0", 2, "--threads: 0 is not in 1..1024"},
+        {"--threads one", 2, "\"one\" is no list of integers"},
+        {"--rounds 0", 2, "--rounds: 0 is not in"},
+        {"--repeat 1,2", 2, "--repeat: at most 1 values expected"},
+        {"--shape 1,2,3", 2, "seven sizes expected"},
+        {"--shape 1,2,1,4,0,8,8", 2, "--shape: 0 is not in"},
+        {"--shape 1,3,2,4,4,8,8", 2, "Hq = 3 is no multiple of Hkv = 2"},
+        {"--softmax-window 3", 2, "two sizes expected"},
+        {"--softmax-window 3,-2", 2, "-2 is not in"},
+        {"--sample encoder --shape 1,1,1,8,8,8,8", 2, "one kind of input expected"},
+        {"--sweep 8,,16", 2, "is no list of integers"},
+        {"--json", 2, "requires an argument"},
+    };
+    check_refusals(refusals, sizeof refusals / sizeof refusals[0]);
+}
+
+/* A machine has AVX or NEON, never both: one of the two must be refused, and never replaced by another one. */
+static void absent_isa_is_refused(void **state)
+{
+    (void)state;
+#ifdef __aarch64__
+    static const refusal absent = {"--isa avx2", 2, "avx2"};
+#else
+    static const refusal absent = {"--isa neon", 2, "neon"};
+#endif
+    check_refusals(&absent, 1);
+    const program_result forced = program_run("HEED_ISA=sse", "--quick --threads 1");
+    program_expect(&forced, 2, "sse");
+}
+
+static void inputs_beyond_memory_are_refused(void **state)
+{
+    (void)state;
+    static const refusal refusals[] = {
+        {"--shape 2147483648,2147483648,1,2147483648,8,8,8", 1, "out of memory"},
+        {"--shape 1,2147483648,1,1,1,64,64 --sweep 2147483648", 1, "out of memory"},
+    };
+    check_refusals(refusals, sizeof refusals / sizeof refusals[0]);
+}
+
+static void results_that_cannot_be_written_are_reported(void **state)
+{
+    (void)state;
+    const char *const lines[] = {
+        "--quick --threads 1 --variants softmax --shape 1,1,1,8,8,8,8 --json nowhere/result.json",
+        "--quick --threads 1 --variants softmax --shape 1,1,1,8,8,8,8 --out /proc/nowhere",
+    };
+    for (int i = 0; i < 2; ++i) {
+        const program_result result = program_run("", lines[i]);
+        assert_int_equal(result.exit_code, 1);
+        assert_non_null(strstr(result.errors, "No such file"));
+        assert_non_null(strstr(result.errors, "nowhere"));
+    }
+}
+
+static void charts_need_gnuplot(void **state)
+{
+    (void)state;
+    const program_result result =
+        program_run("PATH=/nowhere", "--quick --threads 1 --shape 1,1,1,8,8,8,8 --svg chart.svg");
+    program_expect(&result, 1, "--svg draws with gnuplot, which is not on PATH");
+    assert_int_equal(access("chart.svg", F_OK), -1);
+}
+
+static void help_lists_the_variants(void **state)
+{
+    (void)state;
+    const program_result result = program_run("", "--help");
+    program_expect(&result, 0, "");
+    static const char *const words[] = {
+        "--sample", "--sweep", "--softmax-window", "Variants:", "softmax ", "gemm ", "Exit codes:"};
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; ++i) {
+        if (strstr(result.output, words[i]) == NULL) {
+            fail_msg("\"%s\" expected in\n%s", words[i], result.output);
+        }
+    }
+}
+
+#ifndef HEED_HAVE_BLAS
+static void gemm_needs_a_blas(void **state)
+{
+    (void)state;
+    static const refusal refused = {"--variants gemm", 2, "gemm: this build has no OpenBLAS (HEED_BLAS=OFF)"};
+    check_refusals(&refused, 1);
+}
+#endif
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(files_that_do_not_fit_are_refused),
+        cmocka_unit_test(command_lines_without_sense_are_refused),
+        cmocka_unit_test(absent_isa_is_refused),
+        cmocka_unit_test(inputs_beyond_memory_are_refused),
+        cmocka_unit_test(results_that_cannot_be_written_are_reported),
+        cmocka_unit_test(charts_need_gnuplot),
+        cmocka_unit_test(help_lists_the_variants),
+#ifndef HEED_HAVE_BLAS
+        cmocka_unit_test(gemm_needs_a_blas),
+#endif
+    };
+    return cmocka_run_group_tests(tests, program_enter_folder, program_leave_folder);
+}

@@ -1,0 +1,449 @@
+/* What heed-compare reports: the keys of its JSON, figures that agree with each other, errors, files. */
+#include "bench/npy.h"
+#include "compare/program.h"
+#include "oracle/oracle.h"
+
+#include <cjson/cJSON.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#ifdef HEED_HAVE_BLAS
+enum { N_VARIANTS = 2 };
+#else
+enum { N_VARIANTS = 1 };
+#endif
+
+/* Runs with --json and returns what was written; freed with cJSON_Delete. */
+static cJSON *run_json(const char *arguments)
+{
+    char line[512];
+    snprintf(line, sizeof line, "--quick --json result.json %s", arguments);
+    const program_result result = program_run("", line);
+    program_expect(&result, 0, "");
+    char *text = program_read_file("result.json");
+    cJSON *json = cJSON_Parse(text);
+    free(text);
+    remove("result.json");
+    assert_non_null(json);
+    return json;
+}
+
+static double number(const cJSON *object, const char *key)
+{
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, key);
+    if (!cJSON_IsNumber(item)) {
+        fail_msg("%s is no number", key);
+    }
+    return item->valuedouble;
+}
+
+static double positive(const cJSON *object, const char *key)
+{
+    const double value = number(object, key);
+    if (!(value > 0)) {
+        fail_msg("%s = %g is not positive", key, value);
+    }
+    return value;
+}
+
+static const char *text(const cJSON *object, const char *key)
+{
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, key);
+    if (!cJSON_IsString(item)) {
+        fail_msg("%s is no text", key);
+    }
+    return item->valuestring;
+}
+
+static int truth(const cJSON *object, const char *key)
+{
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, key);
+    if (!cJSON_IsBool(item)) {
+        fail_msg("%s is neither true nor false", key);
+    }
+    return cJSON_IsTrue(item);
+}
+
+static const cJSON *get_object(const cJSON *object, const char *key)
+{
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, key);
+    if (!cJSON_IsObject(item)) {
+        fail_msg("%s is no object", key);
+    }
+    return item;
+}
+
+/* Row i, which must be there. */
+static const cJSON *get_row(const cJSON *json, int i)
+{
+    const cJSON *row = cJSON_GetArrayItem(cJSON_GetObjectItemCaseSensitive(json, "rows"), i);
+    if (!cJSON_IsObject(row)) {
+        fail_msg("row %d is missing", i);
+    }
+    return row;
+}
+
+static int count_rows(const cJSON *json) { return cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(json, "rows")); }
+
+/* Figures pass through 17 digits of text and a few divisions. */
+static void expect_close(double got, double want)
+{
+    if (!(fabs(got - want) <= 1e-12 * fabs(want))) {
+        fail_msg("%.17g expected, got %.17g", want, got);
+    }
+}
+
+static double shape_at(const cJSON *row, int i)
+{
+    const cJSON *shape = cJSON_GetObjectItemCaseSensitive(row, "shape");
+    assert_int_equal(cJSON_GetArraySize(shape), 7);
+    return cJSON_GetArrayItem(shape, i)->valuedouble;
+}
+
+/* All that holds for every row, whatever was asked. The error bound is for values up to a few units: float32 rounding
+ * (6e-8) times a few units times the ten or so operations an output passes through. */
+static void check_row(const cJSON *row)
+{
+    assert_non_null(strstr(" softmax gemm ", text(row, "variant")));
+    assert_string_equal(text(row, "mode"), "forward");
+    assert_non_null(strstr(" scalar avx2 avx512 neon ", text(row, "isa")));
+    const int bandwidth = shape_at(row, 3) == 1;
+    const double value = positive(row, bandwidth ? "gbytes" : "gflops");
+    const double limit = positive(row, bandwidth ? "bandwidth_gbytes" : "fma_gflops");
+    assert_string_equal(text(row, "limit"), bandwidth ? "bandwidth" : "fma");
+    expect_close(number(row, "limit_value"), limit);
+    expect_close(number(row, "share"), value / limit);
+    assert_true(positive(row, "threads") >= 1);
+    positive(row, "ms");
+    positive(row, "gflops");
+    positive(row, "gbytes");
+    positive(row, "fma_gflops");
+    positive(row, "bandwidth_gbytes");
+    positive(row, "scratch_bytes");
+    positive(row, "rows_checked");
+    assert_true(number(row, "max_abs_err") >= 0 && number(row, "max_abs_err") < 1e-5);
+    assert_true(number(row, "rel_err") >= 0 && number(row, "rel_err") < 1e-5);
+    assert_true(number(row, "softmax_distance") >= 0 && number(row, "softmax_distance") < 1e-5);
+    assert_non_null(text(row, "input"));
+    assert_non_null(text(row, "layout"));
+    assert_true(truth(row, "causal") >= 0);
+    get_object(row, "options");
+}
+
+static void check_rows(const cJSON *json, int n_rows)
+{
+    assert_int_equal(count_rows(json), n_rows);
+    for (int i = 0; i < n_rows; ++i) {
+        check_row(get_row(json, i));
+    }
+}
+
+/* ---- JSON -------------------------------------------------------------------------------------------------------- */
+
+static void json_describes_the_machine(void **state)
+{
+    (void)state;
+    cJSON *json = run_json("--shape 1,1,1,8,8,8,8 --threads 1");
+    const cJSON *machine = get_object(json, "machine");
+    assert_true(text(machine, "cpu")[0] != '\0');
+    assert_true(positive(machine, "cores") >= 1);
+    assert_non_null(strstr(text(machine, "compiler"), "."));
+    assert_true((strcmp(text(machine, "blas"), "none") == 0) == (N_VARIANTS == 1));
+    positive(get_object(machine, "fma_gflops"), "scalar");
+    positive(machine, "exp_gops");
+    const cJSON *read = get_object(machine, "read_gbytes");
+    positive(read, "l2");
+    positive(read, "l3");
+    positive(read, "dram");
+    /* With one thread, a row's ceiling is that of its instruction set. */
+    const cJSON *row = get_row(json, 0);
+    expect_close(number(row, "fma_gflops"), number(get_object(machine, "fma_gflops"), text(row, "isa")));
+    cJSON_Delete(json);
+}
+
+static npy_array read_array(const char *path)
+{
+    char message[512];
+    npy_array array;
+    if (npy_read(path, &array, message, sizeof message) != 0) {
+        fail_msg("%s", message);
+    }
+    return array;
+}
+
+/* Files of three dimensions give outputs of three. */
+static void check_output_shape(const char *path, int64_t heads, int64_t tokens, int64_t channels)
+{
+    npy_array out = read_array(path);
+    assert_int_equal(out.rank, 3);
+    assert_true(out.shape[0] == heads && out.shape[1] == tokens && out.shape[2] == channels);
+    npy_free(&out);
+}
+
+/* Both samples where no input is named, every row checked, flops of visible pairs only; their outputs do not overwrite
+ * each other. */
+static void both_samples_run_by_default(void **state)
+{
+    (void)state;
+    cJSON *json = run_json("--threads 1 --out two");
+    check_rows(json, 2 * N_VARIANTS);
+    check_output_shape("two/encoder/softmax.npy", 12, 512, 32);
+    check_output_shape("two/decoder/softmax.npy", 9, 1024, 64);
+    for (int i = 0; i < 2 * N_VARIANTS; ++i) {
+        const cJSON *row = get_row(json, i);
+        const int decoder = i >= N_VARIANTS;
+        assert_string_equal(text(row, "input"), decoder ? "decoder" : "encoder");
+        assert_int_equal(truth(row, "causal"), decoder);
+        const double pairs = decoder ? 9.0 * 1024 * 1025 / 2 : 12.0 * 512 * 512;
+        expect_close(number(row, "gflops") * number(row, "ms") * 1e6, 2 * pairs * (decoder ? 128 : 64));
+        expect_close(number(row, "rows_checked"), decoder ? 9 * 1024 : 12 * 512);
+    }
+    cJSON_Delete(json);
+}
+
+/* One query: memory is the limit; K and V count once for each of their heads. */
+static void one_query_is_limited_by_bandwidth(void **state)
+{
+    (void)state;
+    cJSON *json = run_json("--shape 3,6,2,1,300,32,16 --threads 1");
+    check_rows(json, N_VARIANTS);
+    const double floats = 3 * (32 + 16) * (6 * 1 + 2 * 300);
+    for (int i = 0; i < N_VARIANTS; ++i) {
+        const cJSON *row = get_row(json, i);
+        expect_close(number(row, "gbytes") * number(row, "ms") * 1e6, 4 * floats);
+        assert_string_equal(text(row, "limit"), "bandwidth");
+    }
+    cJSON_Delete(json);
+}
+
+static void options_reach_the_rows(void **state)
+{
+    (void)state;
+    static const char *const layouts[] = {"bhnd", "bnhd", "packed"};
+    for (int layout = 0; layout < 3; ++layout) {
+        char line[256];
+        snprintf(line, sizeof line,
+                 "--shape 2,4,2,37,37,16,24 --threads 1 --causal --softmax-window 20,3 --bias --bool-mask --seed 7 "
+                 "--layout %s",
+                 layouts[layout]);
+        cJSON *json = run_json(line);
+        check_rows(json, N_VARIANTS);
+        const cJSON *row = get_row(json, N_VARIANTS - 1);
+        const double shape[] = {2, 4, 2, 37, 37, 16, 24};
+        for (int i = 0; i < 7; ++i) {
+            assert_true(shape_at(row, i) == shape[i]);
+        }
+        assert_string_equal(text(row, "layout"), layouts[layout]);
+        assert_true(truth(row, "causal"));
+        const cJSON *options = get_object(row, "options");
+        assert_true(truth(options, "bias"));
+        assert_true(truth(options, "bool_mask"));
+        assert_true(number(options, "seed") == 7);
+        const cJSON *window = cJSON_GetObjectItemCaseSensitive(options, "softmax_window");
+        assert_int_equal(cJSON_GetArraySize(window), 2);
+        assert_true(cJSON_GetArrayItem(window, 0)->valuedouble == 20);
+        assert_true(cJSON_GetArrayItem(window, 1)->valuedouble == 3);
+        /* Query i sees keys max(0, i - 20) .. i. */
+        const double pairs = 21 * 11 + 16 * 21;
+        expect_close(number(row, "gflops") * number(row, "ms") * 1e6, 2 * pairs * 2 * 4 * (16 + 24));
+        cJSON_Delete(json);
+    }
+}
+
+/* More queries than keys: the first rows see nothing. Fewer: the last query sees the last key. One query, a window. */
+static void edges_of_the_mask_are_right(void **state)
+{
+    (void)state;
+    static const char *const lines[] = {
+        "--shape 1,2,1,50,20,8,8 --threads 1 --causal --bool-mask",
+        "--shape 1,2,1,20,50,8,8 --threads 1 --causal --bias",
+        "--shape 1,4,2,33,33,8,8 --threads 1 --softmax-window 3,-1 --layout bnhd",
+        "--shape 2,4,2,1,50,8,8 --threads 1 --softmax-window 9,0 --bias --bool-mask",
+    };
+    for (size_t i = 0; i < sizeof lines / sizeof lines[0]; ++i) {
+        cJSON *json = run_json(lines[i]);
+        check_rows(json, N_VARIANTS);
+        cJSON_Delete(json);
+    }
+}
+
+static void rows_follow_isa_and_threads(void **state)
+{
+    (void)state;
+    cJSON *json = run_json("--shape 1,4,2,64,64,16,16 --isa scalar --threads 1 --variants softmax");
+    check_rows(json, 1);
+    assert_string_equal(text(get_row(json, 0), "isa"), "scalar");
+    cJSON_Delete(json);
+#ifdef HEED_TEST_OPENMP
+    json = run_json("--shape 1,4,2,64,64,16,16 --isa scalar --threads 2,1");
+    check_rows(json, 2 * N_VARIANTS);
+    assert_true(number(get_row(json, 0), "threads") == 2);
+    assert_true(number(get_row(json, N_VARIANTS), "threads") == 1);
+    cJSON_Delete(json);
+#endif
+}
+
+static void heed_isa_decides_where_no_option_does(void **state)
+{
+    (void)state;
+    const program_result result = program_run(
+        "HEED_ISA=scalar", "--quick --shape 1,1,1,8,8,8,8 --threads 1 --variants softmax --json result.json");
+    program_expect(&result, 0, "");
+    assert_non_null(strstr(result.output, "softmax   scalar"));
+    remove("result.json");
+}
+
+/* 64 queries x 4 heads of 40000 keys and 128 channels are more than the oracle does in full. */
+static void large_inputs_are_sampled(void **state)
+{
+    (void)state;
+    cJSON *json = run_json("--shape 1,8,1,64,40000,64,64 --threads 1 --variants softmax --repeat 1");
+    check_rows(json, 1);
+    const double rows = number(get_row(json, 0), "rows_checked");
+    assert_true(rows >= 64 && rows < 8 * 64);
+    cJSON_Delete(json);
+}
+
+static void sweep_has_rows_for_every_n(void **state)
+{
+    (void)state;
+    static const double n[] = {16, 33, 64};
+    cJSON *json = run_json("--shape 1,2,1,1,1,8,8 --sweep 16,33,64 --threads 1 --variants softmax");
+    check_rows(json, 3);
+    for (int i = 0; i < 3; ++i) {
+        assert_true(shape_at(get_row(json, i), 3) == n[i] && shape_at(get_row(json, i), 4) == n[i]);
+        assert_true(shape_at(get_row(json, i), 1) == 2 && shape_at(get_row(json, i), 2) == 1);
+    }
+    cJSON_Delete(json);
+}
+
+/* ---- The table --------------------------------------------------------------------------------------------------- */
+
+static void table_names_units_and_variants(void **state)
+{
+    (void)state;
+    const program_result result = program_run("", "--quick --shape 1,2,1,16,16,8,8 --threads 1");
+    program_expect(&result, 0, "");
+    static const char *const words[] = {"GFLOP/s", "GB/s",      " ms",       "x softmax", "share",
+                                        "scratch", "max error", "rel error", "softmax",   "errors of 32 of 32 rows"};
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; ++i) {
+        if (strstr(result.output, words[i]) == NULL) {
+            fail_msg("\"%s\" expected in\n%s", words[i], result.output);
+        }
+    }
+    assert_true((strstr(result.output, "gemm") != NULL) == (N_VARIANTS == 2));
+}
+
+/* ---- Outputs ----------------------------------------------------------------------------------------------------- */
+
+static heed_tensor view_array(const npy_array *a)
+{
+    assert_int_equal(a->rank, 4);
+    return heed_tensor_bhnd(a->data, HEED_FLOAT32, a->shape[0], a->shape[1], a->shape[2], a->shape[3]);
+}
+
+/* What --out writes is enough to check a variant: its output follows from the q, k and v beside it. */
+static void outputs_can_be_checked(const char *layout)
+{
+    char line[256];
+    snprintf(line, sizeof line, "--quick --shape 2,4,2,9,9,8,5 --threads 1 --out new/folder --layout %s", layout);
+    const program_result result = program_run("", line);
+    program_expect(&result, 0, "");
+    npy_array q = read_array("new/folder/q.npy"), k = read_array("new/folder/k.npy"),
+              v = read_array("new/folder/v.npy");
+    const heed_tensor q_view = view_array(&q), k_view = view_array(&k), v_view = view_array(&v);
+    double expected[2 * 4 * 9 * 5];
+    oracle_softmax(&q_view, &k_view, &v_view, NULL, expected, NULL);
+    static const char *const files[] = {"new/folder/softmax.npy", "new/folder/gemm.npy"};
+    for (int i = 0; i < N_VARIANTS; ++i) {
+        npy_array out = read_array(files[i]);
+        assert_int_equal(out.rank, 4);
+        const int64_t shape[] = {2, 4, 9, 5};
+        assert_memory_equal(out.shape, shape, sizeof shape);
+        for (int e = 0; e < 2 * 4 * 9 * 5; ++e) {
+            assert_true(fabs(out.data[e] - expected[e]) < 1e-5);
+        }
+        npy_free(&out);
+        remove(files[i]);
+    }
+    npy_free(&q);
+    npy_free(&k);
+    npy_free(&v);
+}
+
+static void outputs_of_all_layouts_can_be_checked(void **state)
+{
+    (void)state;
+    outputs_can_be_checked("bhnd");
+    outputs_can_be_checked("bnhd");
+    outputs_can_be_checked("packed");
+}
+
+/* ---- Progress and charts ----------------------------------------------------------------------------------------- */
+
+static void progress_shows_on_a_terminal_only(void **state)
+{
+    (void)state;
+    const char *arguments = "--quick --shape 1,1,1,8,8,8,8 --threads 1 --variants softmax";
+    const program_result piped = program_run("", arguments);
+    program_expect(&piped, 0, "");
+    assert_string_equal(piped.errors, "");
+    const program_result shown = program_run_on_terminal(arguments);
+    program_expect(&shown, 0, "warming up");
+    assert_non_null(strstr(shown.errors, "[###"));
+    assert_null(strstr(shown.output, "[###"));
+}
+
+static void check_svg(const char *arguments)
+{
+    char line[256];
+    snprintf(line, sizeof line, "--quick --threads 1 --svg \"it's a chart.svg\" %s", arguments);
+    const program_result result = program_run("", line);
+    program_expect(&result, 0, "");
+    assert_string_equal(result.errors, "");
+    char *svg = program_read_file("it's a chart.svg");
+    assert_non_null(strstr(svg, "<svg"));
+    assert_non_null(strstr(svg, "</svg>"));
+    assert_non_null(strstr(svg, "Largest error against float64"));
+    assert_non_null(strstr(svg, "softmax"));
+    free(svg);
+    remove("it's a chart.svg");
+}
+
+static void charts_are_drawn(void **state)
+{
+    (void)state;
+    if (system("command -v gnuplot > /dev/null") != 0) {
+        skip();
+    }
+    check_svg("--shape 1,1,1,8,8,8,8");
+    check_svg("--sweep 8,16,32");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(json_describes_the_machine),
+        cmocka_unit_test(both_samples_run_by_default),
+        cmocka_unit_test(one_query_is_limited_by_bandwidth),
+        cmocka_unit_test(options_reach_the_rows),
+        cmocka_unit_test(edges_of_the_mask_are_right),
+        cmocka_unit_test(rows_follow_isa_and_threads),
+        cmocka_unit_test(heed_isa_decides_where_no_option_does),
+        cmocka_unit_test(large_inputs_are_sampled),
+        cmocka_unit_test(sweep_has_rows_for_every_n),
+        cmocka_unit_test(table_names_units_and_variants),
+        cmocka_unit_test(outputs_of_all_layouts_can_be_checked),
+        cmocka_unit_test(progress_shows_on_a_terminal_only),
+        cmocka_unit_test(charts_are_drawn),
+    };
+    return cmocka_run_group_tests(tests, program_enter_folder, program_leave_folder);
+}
