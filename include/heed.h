@@ -53,9 +53,9 @@ extern "C" {
 /** @defgroup version Version
  *  @{ */
 
-#define HEED_VERSION_MAJOR 0
-#define HEED_VERSION_MINOR 1
-#define HEED_VERSION_PATCH 0
+#define HEED_VERSION_MAJOR 0 /**< The header's version: changes that break users, */
+#define HEED_VERSION_MINOR 1 /**< changes that add, */
+#define HEED_VERSION_PATCH 0 /**< and changes that mend. */
 /** The header's version as text. */
 #define HEED_VERSION "0.1.0"
 
@@ -170,11 +170,10 @@ typedef struct heed_config {
     int64_t scratch_bytes;             /**< scratch of each worker; 0: enough for the table at heed_context_create() */
 } heed_config;
 
+/* clang-format off */
 /** One thread, AUTO, malloc, default scratch. */
-#define HEED_CONFIG_INIT                                                                                               \
-    {                                                                                                                  \
-        sizeof(heed_config), HEED_ISA_AUTO, 1, NULL, NULL, NULL, NULL, NULL, 0                                         \
-    }
+#define HEED_CONFIG_INIT {sizeof(heed_config), HEED_ISA_AUTO, 1, NULL, NULL, NULL, NULL, NULL, 0}
+/* clang-format on */
 
 /** Holds the instruction set, the threads and the scratch. */
 typedef struct heed_context heed_context;
@@ -220,11 +219,10 @@ typedef struct heed_report {
     int64_t exact_recomputations; /**< results that were recomputed on an exact path */
 } heed_report;
 
+/* clang-format off */
 /** An empty report. */
-#define HEED_REPORT_INIT                                                                                               \
-    {                                                                                                                  \
-        sizeof(heed_report), HEED_ISA_AUTO, NULL, 0, 0, 0, 0                                                           \
-    }
+#define HEED_REPORT_INIT {sizeof(heed_report), HEED_ISA_AUTO, NULL, 0, 0, 0, 0}
+/* clang-format on */
 
 /** Fills `report`. Errors: HEED_ERROR_ARGUMENT (NULL, struct_size). Not while a call runs on the context. */
 HEED_API heed_status heed_context_report(const heed_context *context, heed_report *report);
@@ -259,11 +257,10 @@ typedef struct heed_mask {
     const int64_t *key_start;     /**< [B], likewise */
 } heed_mask;
 
+/* clang-format off */
 /** Everybody sees everybody; bottom right where it matters. */
-#define HEED_MASK_INIT                                                                                                 \
-    {                                                                                                                  \
-        sizeof(heed_mask), 0, -1, -1, NULL, NULL, NULL, HEED_ALIGN_BOTTOM_RIGHT, NULL, NULL                            \
-    }
+#define HEED_MASK_INIT {sizeof(heed_mask), 0, -1, -1, NULL, NULL, NULL, HEED_ALIGN_BOTTOM_RIGHT, NULL, NULL}
+/* clang-format on */
 
 /** @}
  *  @defgroup softmax Softmax attention
@@ -288,11 +285,10 @@ typedef struct heed_softmax_options {
     const heed_mask *mask;     /**< or NULL: everybody sees everybody */
 } heed_softmax_options;
 
+/* clang-format off */
 /** Scale 1 / sqrt(D), nothing else. */
-#define HEED_SOFTMAX_OPTIONS_INIT                                                                                      \
-    {                                                                                                                  \
-        sizeof(heed_softmax_options), 0.0f, 0.0f, NULL, NULL, NULL, NULL                                               \
-    }
+#define HEED_SOFTMAX_OPTIONS_INIT {sizeof(heed_softmax_options), 0.0f, 0.0f, NULL, NULL, NULL, NULL}
+/* clang-format on */
 
 /** Softmax attention: out_i = sum_j p_ij v_j, p_ij = exp(s_ij) / (sum_j exp(s_ij) + exp(sink_h)).
  *
@@ -300,9 +296,11 @@ typedef struct heed_softmax_options {
  *  of size Nq x Nk exists. Query head h uses key and value head h / (Hq / Hkv), rounded down: multi-head, grouped and
  *  multi-query attention.
  *
+ *  @param context  what it runs on
  *  @param q    float32 (B, Hq, Nq, D)
  *  @param k    float32 (B, Hkv, Nk, D); Hq is a multiple of Hkv
  *  @param v    float32 (B, Hkv, Nk, Dv)
+ *  @param options  or NULL: #HEED_SOFTMAX_OPTIONS_INIT
  *  @param out  float32 (B, Hq, Nq, Dv)
  *  @param lse  float32 (B, Hq, Nq, 1) or NULL; receives log(sum_j exp(s_ij) + exp(sink_h)), the natural logarithm
  *
@@ -336,6 +334,7 @@ HEED_API heed_status heed_softmax_scratch_bytes(const heed_tensor *q, const heed
  *  (0, -inf) is the empty part: a part with lse = -inf leaves the other one as it is, bit for bit. Associative and
  *  commutative up to rounding; a fixed order gives the same bits.
  *
+ *  @param context            what it runs on
  *  @param out_a, out_b, out  float32 (B, H, N, Dv)
  *  @param lse_a, lse_b, lse  float32 (B, H, N, 1): one per row, or (B, H, N, Dv): one per channel; all three alike.
  *                            lse may be NULL where it is not needed.

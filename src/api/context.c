@@ -121,7 +121,7 @@ void heed_context_destroy(heed_context *context)
 {
     if (!context)
         return;
-    ASAN_UNPOISON_MEMORY_REGION(context, context->allocated_bytes);
+    heed_arena_open(context, context->allocated_bytes);
     context->release(context->allocator, context, context->allocated_bytes);
 }
 

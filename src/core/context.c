@@ -38,3 +38,8 @@ void heed_report_start(heed_context *context, const char *path, int64_t bytes)
     context->report.scratch_bytes = bytes;
     context->report.exact_recomputations = 0;
 }
+
+char *heed_scratch_slice(const heed_context *context, int worker)
+{
+    return context->scratch + worker * context->scratch_stride;
+}

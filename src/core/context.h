@@ -31,6 +31,9 @@ heed_status heed_call_begin(heed_context *context);
 /* Gives it back and returns the status. */
 heed_status heed_call_end(heed_context *context, heed_status status);
 
+/* The scratch of one worker. */
+char *heed_scratch_slice(const heed_context *context, int worker);
+
 /* Starts the report of a call that carves `bytes` of each worker's scratch; heed_parallel_for() goes on with it. */
 void heed_report_start(heed_context *context, const char *path, int64_t bytes);
 

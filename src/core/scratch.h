@@ -18,8 +18,6 @@
 #include <sanitizer/asan_interface.h>
 #else
 #define HEED_SCRATCH_RED_ZONE 0
-#define ASAN_POISON_MEMORY_REGION(address, bytes) ((void)(address), (void)(bytes))
-#define ASAN_UNPOISON_MEMORY_REGION(address, bytes) ((void)(address), (void)(bytes))
 #endif
 
 enum { HEED_SCRATCH_ALIGNMENT = 64 };
@@ -29,17 +27,37 @@ typedef struct heed_arena {
     int64_t bytes;
 } heed_arena;
 
-/* The next part of `bytes` bytes; NULL while only counting. */
+/* Opens a part for use and closes what lies behind it; nothing outside AddressSanitizer. */
+static inline void heed_arena_fence(const heed_arena *arena, char *part, int64_t bytes, int64_t whole)
+{
+#if HEED_SCRATCH_RED_ZONE
+    if (arena->memory) {
+        ASAN_UNPOISON_MEMORY_REGION(part, (size_t)bytes);
+        ASAN_POISON_MEMORY_REGION(part + bytes, (size_t)(whole - bytes));
+    }
+#else
+    (void)arena, (void)part, (void)bytes, (void)whole;
+#endif
+}
+
+/* The next part of `bytes` bytes; not an address while only counting. */
 static inline void *heed_arena_take(heed_arena *arena, int64_t bytes)
 {
     int64_t whole = (bytes + HEED_SCRATCH_ALIGNMENT - 1) / HEED_SCRATCH_ALIGNMENT * HEED_SCRATCH_ALIGNMENT;
-    char *part = arena->memory ? arena->memory + arena->bytes : NULL;
+    char *part = (char *)((uintptr_t)arena->memory + (uintptr_t)arena->bytes);
+    heed_arena_fence(arena, part, bytes, whole + HEED_SCRATCH_RED_ZONE);
     arena->bytes += whole + HEED_SCRATCH_RED_ZONE;
-    if (part) {
-        ASAN_UNPOISON_MEMORY_REGION(part, (size_t)bytes);
-        ASAN_POISON_MEMORY_REGION(part + bytes, (size_t)(whole - bytes + HEED_SCRATCH_RED_ZONE));
-    }
     return part;
+}
+
+/* All of it again open, before it is given back. */
+static inline void heed_arena_open(void *memory, size_t bytes)
+{
+#if HEED_SCRATCH_RED_ZONE
+    ASAN_UNPOISON_MEMORY_REGION(memory, bytes);
+#else
+    (void)memory, (void)bytes;
+#endif
 }
 
 #endif

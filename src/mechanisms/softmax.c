@@ -86,8 +86,7 @@ int64_t heed_softmax_worker_bytes(int64_t d, int64_t dv)
 static softmax_scratch slice_of(const softmax_job *job, int worker)
 {
     softmax_scratch w;
-    carve(&w, job->context->scratch + worker * job->context->scratch_stride, job->plan->q.shape[3],
-          job->plan->v.shape[3]);
+    carve(&w, heed_scratch_slice(job->context, worker), job->plan->q.shape[3], job->plan->v.shape[3]);
     return w;
 }
 
@@ -356,16 +355,14 @@ static void run_item(void *argument, int64_t item, int worker)
     fill_tile(job, item, &whole);
     output_rows(job, &whole, rows);
     partial_row_pointers(job, whole.n_rows, w.partial_rows, partial);
-    int64_t n_ranges = count_ranges(&job->cut, &whole);
-    for (int64_t range = 0; range < n_ranges; range++) {
+    t = whole;
+    take_range(&job->cut, &t, 0);
+    attend_and_store(job, &t, &w, rows, lse);
+    for (int64_t range = 1; range < count_ranges(&job->cut, &whole); range++) {
         t = whole;
         take_range(&job->cut, &t, range);
-        if (range == 0) {
-            attend_and_store(job, &t, &w, rows, lse);
-        } else {
-            attend_and_store(job, &t, &w, partial, w.partial_lse);
-            merge_range(job, &t, rows, lse, w.partial_rows, w.partial_lse);
-        }
+        attend_and_store(job, &t, &w, partial, w.partial_lse);
+        merge_range(job, &t, rows, lse, w.partial_rows, w.partial_lse);
     }
     store_lse(job, &whole, lse);
 }
@@ -426,7 +423,7 @@ static void collect_range(const softmax_job *job, int64_t index, log_sum *lse)
 /* Ranges as tasks, in waves of as many as have a slot for their result; merged in order by the calling thread. */
 static void run_waves(softmax_job *job, int n_workers)
 {
-    log_sum lse[HEED_MAX_TILE_LANES];
+    log_sum lse[HEED_MAX_TILE_LANES] = {{-INFINITY, 0.0}};
     int64_t slots_per_slice = HEED_PARTIAL_ROWS / smaller(job->cut.rows_per_unit, job->kernels->tile_lanes);
     int64_t n_ranges = job->cut.n_items * job->cut.max_ranges;
     job->n_slices = n_workers;
