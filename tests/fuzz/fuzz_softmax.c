@@ -1,0 +1,125 @@
+/* heed_softmax_forward() on random descriptors: a call that is right by the rules of heed.h succeeds and matches the
+ * float64 oracle; any other one fails, says why, and changes nothing.
+ *
+ * Built with -fsanitize=fuzzer it is a libFuzzer target; with replay.c it runs cases made from seeds. */
+#include "fuzz_case.h"
+#include "oracle/oracle.h"
+#include "support/compare.h"
+#include "support/runner.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes);
+
+static void print_case(const fuzz_case *c)
+{
+    static const char *const names[N_TENSORS] = {"q", "k", "v", "out", "lse", "bias", "visible"};
+    for (int t = 0; t < N_TENSORS; t++) {
+        const heed_tensor *x = &c->tensor[t];
+        fprintf(stderr, "%-8s %p dtype %d, shape %lld %lld %lld %lld, stride %lld %lld %lld %lld\n", names[t], x->data,
+                (int)x->dtype, (long long)x->shape[0], (long long)x->shape[1], (long long)x->shape[2],
+                (long long)x->shape[3], (long long)x->stride[0], (long long)x->stride[1], (long long)x->stride[2],
+                (long long)x->stride[3]);
+    }
+    fprintf(stderr, "lse %d, bias %d, options %d, mask %d, visible %d, scale %g, softcap %g, slopes %d, sinks %d\n",
+            c->has_lse, c->has_bias, c->has_options, c->has_mask, c->has_visible, (double)c->options.scale,
+            (double)c->options.softcap, c->options.alibi_slopes != NULL, c->options.sinks != NULL);
+    fprintf(stderr, "causal %d, window %lld %lld, alignment %d, lengths %d %d, starts %d %d\n", c->mask.causal,
+            (long long)c->mask.window_left, (long long)c->mask.window_right, (int)c->mask.alignment,
+            c->mask.query_lengths != NULL, c->mask.key_lengths != NULL, c->mask.query_start != NULL,
+            c->mask.key_start != NULL);
+}
+
+static void fail_case(const fuzz_case *c, const char *what, const char *details)
+{
+    fprintf(stderr, "%s: %s\n", what, details);
+    print_case(c);
+    abort();
+}
+
+/* Of the two bounds of heed.h the wider one, for one score far above the others: a case may well have such a score. Its
+ * weight is most of a sum over a block of 128 keys, in which each of the others may be rounded away:
+ * 127 x 2^-24 = 7.6e-6 in the sum of the weights, as much in that of the values, and 2 ulp of a softcap of 20, 3.8e-6,
+ * in the exponent. */
+static const double out_bound = 2e-5;
+
+/* lse is log sum exp of scores that are off by at most
+ *
+ *     (D + 4) 2^-24 x 30: a float sum of D products below 30 in all, the scale, softcap, bias and ALiBi,
+ *
+ * and of a sum of weights with a relative error that the bound on out covers; then it is rounded, as are the logarithm
+ * and the reference that it is put together from. */
+static double lse_tolerance(const fuzz_case *c)
+{
+    return ((double)c->d + 4.0) * 0x1p-24 * 30.0 + out_bound + 4.0 * 30.0 * 0x1p-23;
+}
+
+static void compare_with(const fuzz_case *c, const char *name, const heed_tensor *got, const double *want,
+                         double tolerance)
+{
+    const compare_result result = compare_tensor(got, want, tolerance, 1.0);
+    if (!result.equal)
+        fail_case(c, name, result.text);
+}
+
+static void compare_results(const fuzz_case *c)
+{
+    const heed_tensor *out = &c->tensor[OUT], *q = &c->tensor[Q];
+    const heed_softmax_options *options = c->has_options ? &c->options : NULL;
+    const size_t n_rows = (size_t)(q->shape[0] * q->shape[1] * q->shape[2]);
+    double *want_out = malloc(n_rows * (size_t)out->shape[3] * sizeof(double) + 1);
+    double *want_lse = malloc(n_rows * sizeof(double) + 1);
+    if (want_out == NULL || want_lse == NULL)
+        abort();
+    oracle_softmax(q, &c->tensor[K], &c->tensor[V], options, want_out, want_lse);
+    compare_with(c, "out", out, want_out, out_bound * tensor_max_abs(&c->tensor[V]));
+    if (c->has_lse)
+        compare_with(c, "lse", &c->tensor[LSE], want_lse, lse_tolerance(c));
+    free(want_out);
+    free(want_lse);
+}
+
+static int is_output(tensor_id t) { return t == OUT || t == LSE; }
+
+/* Two contexts for the whole run: one thread, and a hook that turns the order of the tasks round. */
+static heed_context *context_of(const fuzz_case *c)
+{
+    static heed_context *contexts[2];
+    if (contexts[0] == NULL) {
+        contexts[0] = runner_context(1, NULL);
+        contexts[1] = runner_context(3, hook_reverse);
+    }
+    return contexts[c->threads];
+}
+
+static void run_case(fuzz_case *c)
+{
+    heed_context *context = context_of(c);
+    const int valid = is_valid(c);
+    keep_blocks(c);
+    const heed_status status =
+        heed_softmax_forward(context, &c->tensor[Q], &c->tensor[K], &c->tensor[V], c->has_options ? &c->options : NULL,
+                             &c->tensor[OUT], c->has_lse ? &c->tensor[LSE] : NULL);
+    const char *message = heed_context_message(context);
+    if ((status == HEED_OK) != valid)
+        fail_case(c, valid ? "a valid call failed" : "an invalid call succeeded", message);
+    if ((status == HEED_OK) != (message[0] == '\0'))
+        fail_case(c, "status and message disagree", message);
+    for (tensor_id t = Q; t < N_TENSORS; t++)
+        if ((status != HEED_OK || (!is_output(t) && !c->shares_block)) && !block_is_kept(c, t))
+            fail_case(c, "memory has changed", heed_status_text(status));
+    if (status == HEED_OK)
+        compare_results(c);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes)
+{
+    static fuzz_case c;
+    if (make_case(&c, (byte_reader){bytes, bytes + n_bytes}))
+        run_case(&c);
+    free_case(&c);
+    return 0;
+}

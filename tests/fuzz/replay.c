@@ -1,0 +1,50 @@
+/* Runs a fuzz target without libFuzzer, on bytes made from seeds:
+ *
+ *     PROGRAM [first seed [number of seeds]]
+ *
+ * so that every compiler and every instruction set goes through the same cases. The seed is printed where one fails. */
+#define _DEFAULT_SOURCE
+#include "support/random.h"
+#include "support/runner.h"
+
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { N_BYTES = 192 };
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes);
+
+static long long seed;
+
+/* On abort(): which seed it was. */
+static void print_seed(int signal_number)
+{
+    char text[80];
+    const int n =
+        snprintf(text, sizeof text, "seed %lld, HEED_TEST_SEED=%llu\n", seed, (unsigned long long)random_seed());
+    if (n > 0 && write(STDERR_FILENO, text, (size_t)n) < 0)
+        _exit(2);
+    signal(signal_number, SIG_DFL);
+    raise(signal_number);
+}
+
+int main(int n_arguments, char **arguments)
+{
+    runner_require_isa();
+    const long long first = n_arguments > 1 ? atoll(arguments[1]) : 0;
+    const long long n_seeds = n_arguments > 2 ? atoll(arguments[2]) : runner_quick() ? 1000 : 10000;
+    signal(SIGABRT, print_seed);
+    for (seed = first; seed < first + n_seeds; seed++) {
+        uint8_t bytes[N_BYTES];
+        random_stream random = random_start((uint64_t)seed);
+        for (int i = 0; i < N_BYTES; i++)
+            bytes[i] = (uint8_t)(random_bits(&random) >> 24);
+        LLVMFuzzerTestOneInput(bytes, N_BYTES);
+    }
+    printf("%lld cases from seed %lld on\n", n_seeds, first);
+    return 0;
+}

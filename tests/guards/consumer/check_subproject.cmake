@@ -1,0 +1,45 @@
+# Adds heed as a subproject and checks that nothing without its prefix reaches the enclosing project.
+set(flag_variables BUILD_SHARED_LIBS BUILD_TESTING CMAKE_BUILD_TYPE CMAKE_C_FLAGS CMAKE_CXX_FLAGS CMAKE_C_STANDARD
+    CMAKE_POSITION_INDEPENDENT_CODE CMAKE_C_VISIBILITY_PRESET)
+foreach(variable IN LISTS flag_variables)
+    set(before_${variable} "${${variable}}")
+endforeach()
+get_directory_property(cache_before CACHE_VARIABLES)
+
+add_subdirectory(${CONSUMER_SUBPROJECT} heed)
+
+foreach(variable IN LISTS flag_variables)
+    if(NOT "${${variable}}" STREQUAL "${before_${variable}}")
+        message(FATAL_ERROR "heed changed ${variable} to ${${variable}}")
+    endif()
+endforeach()
+
+# CMake's own modules and language support cache what they find under their own names.
+get_directory_property(cache_after CACHE_VARIABLES)
+foreach(variable IN LISTS cache_after)
+    if(NOT variable IN_LIST cache_before AND
+       NOT variable MATCHES "^(HEED_|heed_|CMAKE_|OpenMP_|FIND_PACKAGE_MESSAGE_DETAILS_|_?CMAKE_)")
+        message(FATAL_ERROR "heed added the cache variable ${variable}")
+    endif()
+endforeach()
+
+function(check_folder folder)
+    get_property(targets DIRECTORY ${folder} PROPERTY BUILDSYSTEM_TARGETS)
+    foreach(target IN LISTS targets)
+        if(NOT target MATCHES "^heed(_|$)")
+            message(FATAL_ERROR "heed added the target ${target}")
+        endif()
+    endforeach()
+    get_property(tests DIRECTORY ${folder} PROPERTY TESTS)
+    if(tests)
+        message(FATAL_ERROR "heed added tests: ${tests}")
+    endif()
+    get_property(subfolders DIRECTORY ${folder} PROPERTY SUBDIRECTORIES)
+    foreach(subfolder IN LISTS subfolders)
+        message(FATAL_ERROR "heed added its folder ${subfolder}: only the library belongs in a subproject")
+    endforeach()
+endfunction()
+check_folder(${CONSUMER_SUBPROJECT})
+if(NOT TARGET heed OR NOT TARGET heed::heed OR TARGET heed_internals)
+    message(FATAL_ERROR "the targets heed and heed::heed are expected, and nothing of the tests")
+endif()
