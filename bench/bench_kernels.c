@@ -10,7 +10,7 @@
 #include <stdalign.h>
 #include <stdio.h>
 
-enum { KEYS = HEED_BLOCK_KEYS, CHANNELS = 64, LANES = HEED_MAX_TILE_LANES, ARRAY = 4096 };
+enum { KEYS = HEED_BLOCK_KEYS, CHANNELS = 64, LANES = HEED_MAX_TILE_LANES, ROWS = 4, ARRAY = 4096 };
 
 /* Operands of all kernels. Sized for the widest tile; a narrower one uses the front. */
 typedef struct operands {
@@ -99,11 +99,30 @@ static void call_values_careful_tile(const heed_kernels *k)
 
 static void call_output_tile(const heed_kernels *k) { k->output_tile(ops.rows, ops.o, ops.l, k->tile_lanes, CHANNELS); }
 
+static int rows_of(const heed_kernels *k) { return ROWS < k->tile_lanes ? ROWS : k->tile_lanes; }
+
+static void call_scores_rows(const heed_kernels *k)
+{
+    k->scores_rows(ops.s, ops.q, CHANNELS, ops.keys, CHANNELS, KEYS, CHANNELS, rows_of(k));
+}
+
+static void call_values_rows(const heed_kernels *k)
+{
+    k->values_rows(ops.o, ops.x, ops.p, ops.values, CHANNELS, ops.rescale, KEYS, CHANNELS, rows_of(k));
+}
+
+static void call_values_careful_rows(const heed_kernels *k)
+{
+    k->values_careful_rows(ops.o, ops.x, ops.p, ops.values, CHANNELS, ops.rescale, KEYS, CHANNELS, rows_of(k));
+}
+
+static void call_output_rows(const heed_kernels *k) { k->output_rows(ops.rows, ops.o, ops.l, rows_of(k), CHANNELS); }
+
 static void call_blend_rows(const heed_kernels *k) { k->blend_rows(ops.y, ops.x, 0.25f, ops.y, 0.75f, ARRAY); }
 
 /* ---- What a call does -------------------------------------------------------------------------------------------- */
 
-/* Elements of the result: of a tile for one lane, of an array all. */
+/* Elements of the result: of a tile for one lane, of rows for one row, of an array all. */
 enum {
     elements_exp2_array = ARRAY,
     elements_exp_array = ARRAY,
@@ -119,6 +138,10 @@ enum {
     elements_values_tile = CHANNELS,
     elements_values_careful_tile = CHANNELS,
     elements_output_tile = CHANNELS,
+    elements_scores_rows = KEYS,
+    elements_values_rows = CHANNELS,
+    elements_values_careful_rows = CHANNELS,
+    elements_output_rows = CHANNELS,
     elements_blend_rows = ARRAY
 };
 
@@ -145,7 +168,18 @@ static int is_array(const bench_slot *slot) { return slot->n_elements == ARRAY; 
 /* Multiply-adds count twice; both products of a block run over KEYS x CHANNELS for each lane. */
 static int is_product(const bench_slot *slot)
 {
-    return slot->call == call_scores_tile || slot->call == call_values_tile || slot->call == call_values_careful_tile;
+    return slot->call == call_scores_tile || slot->call == call_values_tile || slot->call == call_values_careful_tile ||
+           slot->call == call_scores_rows || slot->call == call_values_rows || slot->call == call_values_careful_rows;
+}
+
+/* Lanes of a tile, or rows, that a call works on. */
+static int lanes_of(const bench_slot *slot, const heed_kernels *k)
+{
+    if (is_array(slot))
+        return 1;
+    const int by_rows = slot->call == call_scores_rows || slot->call == call_values_rows ||
+                        slot->call == call_values_careful_rows || slot->call == call_output_rows;
+    return by_rows ? rows_of(k) : k->tile_lanes;
 }
 
 /* Sets all operands to values that no number of calls drives out of range: weights and rescale below 1, scores near
@@ -196,7 +230,7 @@ static void run_case(shim_state *state, const void *argument)
         ++n_calls;
     }
     const double seconds = clock_seconds() - start;
-    const double lanes = is_array(c->slot) ? 1 : kernels->tile_lanes;
+    const double lanes = lanes_of(c->slot, kernels);
     shim_set_rate(state, "elements", lanes * c->slot->n_elements);
     if (is_product(c->slot)) {
         const double flops = 2.0 * lanes * KEYS * CHANNELS;

@@ -43,6 +43,11 @@ enum {
  * values_careful_tile   the same bits, but terms with p < 0 are left out, whatever v holds
  * output_tile    rows[r][c] = o[c][r] / l[r], 0 where l[r] = 0, for r < n_rows, c < n_columns; rows that are NULL are
  *                left out. Returns non-zero when a value written was NaN.
+ * scores_rows, values_rows, values_careful_rows, output_rows
+ *                what scores_tile, values_tile, values_careful_tile and output_tile compute, for a few rows: queries q
+ *                are rows q_stride apart, outputs o and the scratch `sums` are rows of n_channels; s and p stay tiles
+ *                whose lane r is row r, r < n_rows. The other lanes keep what they hold. Scores are summed lane by lane
+ *                of a vector of channels, then pairwise; no row is left out of output_rows.
  * blend_rows     out[i] = a[i] weight_a + b[i] weight_b; out may be a or b */
 #define HEED_KERNEL_LIST(X)                                                                                            \
     X(void, exp2_array, (const float *x, float *y, int64_t n))                                                         \
@@ -68,6 +73,17 @@ enum {
        const float *restrict rescale, int n_keys, int64_t n_channels, int n_vectors))                                  \
     X(int, output_tile,                                                                                                \
       (float *const *rows, const float *restrict o, const float *restrict l, int n_rows, int64_t n_columns))           \
+    X(void, scores_rows,                                                                                               \
+      (float *restrict s, const float *restrict q, int64_t q_stride, const float *restrict k, int64_t k_stride,        \
+       int n_keys, int64_t n_channels, int n_rows))                                                                    \
+    X(void, values_rows,                                                                                               \
+      (float *restrict o, float *restrict sums, const float *restrict p, const float *restrict v, int64_t v_stride,    \
+       const float *restrict rescale, int n_keys, int64_t n_channels, int n_rows))                                     \
+    X(void, values_careful_rows,                                                                                       \
+      (float *restrict o, float *restrict sums, const float *restrict p, const float *restrict v, int64_t v_stride,    \
+       const float *restrict rescale, int n_keys, int64_t n_channels, int n_rows))                                     \
+    X(int, output_rows,                                                                                                \
+      (float *const *rows, const float *restrict o, const float *restrict l, int n_rows, int64_t n_channels))          \
     X(void, blend_rows, (float *out, const float *a, float weight_a, const float *b, float weight_b, int64_t n))
 
 typedef struct heed_kernels {

@@ -3,6 +3,7 @@
 
 #include <float.h>
 #include <math.h>
+#include <stdio.h>
 
 #define N_OF(array) (sizeof(array) / sizeof((array)[0]))
 
@@ -72,11 +73,18 @@ static void softcaps(void **state)
             heed_softmax_options options = HEED_SOFTMAX_OPTIONS_INIT;
             options.softcap = caps[n % N_OF(caps)];
             options.scale = scales[n / N_OF(caps)];
-            /* What is rounded is the score before the cap: five deviations of it with up to 16 channels. At 1e30 all
-             * scores are at the cap, whatever their rounding. */
-            const double before = options.scale < 1e3f ? 5.0 * 1.5 * 4.0 * (double)options.scale : 0.0;
+            attention_shape shape = option_shapes[s];
+            /* What is rounded is the score before the cap: five deviations of it with up to 16 channels. */
+            double max_score = fmax(5.0 * 1.5 * 4.0 * (double)options.scale, (double)options.softcap);
+            if (options.scale > 1e3f) {
+                /* All scores are at the cap, if only their signs are sure: a single product. */
+                shape.channels = 1;
+                max_score = (double)options.softcap;
+            }
+            char name[60];
+            snprintf(name, sizeof(name), "cap %g, scale %g", (double)options.softcap, (double)options.scale);
             if (runner_takes((int64_t)n))
-                check_options(option_shapes[s], &options, fmax(before, (double)options.softcap), (int64_t)n, "softcap");
+                check_options(shape, &options, max_score, (int64_t)n, name);
         }
     }
 }

@@ -5,6 +5,7 @@
  *
  * VF_LANES                floats in a vector
  * TILE_KEYS, TILE_CHANNELS  rows of the register tiles: with HEED_TILE_VECTORS vectors each they fill the registers
+ * ROW_VECTORS             vectors of a row of channels: two sums of so many fit the registers beside a row of values
  *
  * vf                      a vector of floats            vm                  one truth value per lane
  * vf_zero(), vf_set1(x)   all lanes 0, x
@@ -24,6 +25,7 @@
  *                         rounded there, too), inf from 2^128 on; NaN x gives NaN, unless y = -inf: then 0
  * vf_eq, vf_lt, vf_unordered          comparisons; NaN compares false except in vf_unordered(a, b): either is NaN
  * vf_select(m, a, b)      a where m, else b
+ * vf_sum(x)               the sum of the lanes, added pairwise
  * vm_any(m), vm_and(a, b) is any lane true; both
  * vf_transpose(x)         x[VF_LANES] as the rows of a square matrix, transposed in place
  * vf_keep(x)              x; keeps the compiler from folding its load into several instructions */

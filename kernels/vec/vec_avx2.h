@@ -8,6 +8,7 @@
 #define VF_LANES 8
 #define TILE_KEYS 4
 #define TILE_CHANNELS 4
+#define ROW_VECTORS 4
 
 typedef __m256 vf;
 typedef __m256 vm;
@@ -62,6 +63,14 @@ static inline vm vf_eq(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
 static inline vm vf_lt(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
 static inline vm vf_unordered(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_UNORD_Q); }
 static inline vf vf_select(vm m, vf a, vf b) { return _mm256_blendv_ps(b, a, m); }
+
+static inline float vf_sum(vf x)
+{
+    __m128 half = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+}
+
 static inline int vm_any(vm m) { return _mm256_movemask_ps(m) != 0; }
 static inline vm vm_and(vm a, vm b) { return _mm256_and_ps(a, b); }
 

@@ -8,6 +8,7 @@
 #define VF_LANES 16
 #define TILE_KEYS 8
 #define TILE_CHANNELS 8
+#define ROW_VECTORS 8
 
 typedef __m512 vf;
 typedef __mmask16 vm;
@@ -52,6 +53,7 @@ static inline vm vf_eq(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ)
 static inline vm vf_lt(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 static inline vm vf_unordered(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q); }
 static inline vf vf_select(vm m, vf a, vf b) { return _mm512_mask_blend_ps(m, b, a); }
+static inline float vf_sum(vf x) { return _mm512_reduce_add_ps(x); }
 static inline int vm_any(vm m) { return m != 0; }
 static inline vm vm_and(vm a, vm b) { return (vm)(a & b); }
 

@@ -8,6 +8,7 @@
 #define VF_LANES 4
 #define TILE_KEYS 6 /* 8 spill under GCC 12 */
 #define TILE_CHANNELS 6
+#define ROW_VECTORS 8
 
 typedef float32x4_t vf;
 typedef uint32x4_t vm;
@@ -80,6 +81,7 @@ static inline vm vf_eq(vf a, vf b) { return vceqq_f32(a, b); }
 static inline vm vf_lt(vf a, vf b) { return vcltq_f32(a, b); }
 static inline vm vf_unordered(vf a, vf b) { return vmvnq_u32(vandq_u32(vceqq_f32(a, a), vceqq_f32(b, b))); }
 static inline vf vf_select(vm m, vf a, vf b) { return vbslq_f32(m, a, b); }
+static inline float vf_sum(vf x) { return vaddvq_f32(x); }
 static inline int vm_any(vm m) { return vmaxvq_u32(m) != 0; }
 static inline vm vm_and(vm a, vm b) { return vandq_u32(a, b); }
 

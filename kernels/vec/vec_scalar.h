@@ -7,6 +7,7 @@
 #define VF_LANES 1
 #define TILE_KEYS 4
 #define TILE_CHANNELS 4
+#define ROW_VECTORS 4
 
 typedef float vf;
 typedef int vm;
@@ -58,6 +59,7 @@ static inline vm vf_eq(vf a, vf b) { return a == b; }
 static inline vm vf_lt(vf a, vf b) { return a < b; }
 static inline vm vf_unordered(vf a, vf b) { return a != a || b != b; }
 static inline vf vf_select(vm m, vf a, vf b) { return m ? a : b; }
+static inline float vf_sum(vf x) { return x; }
 static inline int vm_any(vm m) { return m; }
 static inline vm vm_and(vm a, vm b) { return a && b; }
 static inline void vf_transpose(vf x[VF_LANES]) { (void)x; }

@@ -12,6 +12,10 @@ enum {
     HEED_MIN_RANGE_KEYS = 512,
     HEED_MAX_RANGES = 64,
 
+    /* Tiles of few query rows with at most this many rows keep queries and outputs as rows, lanes over channels: more
+     * rows fill enough lanes of a vector (measured against tiles of one vector, 8192 keys, 128 channels). */
+    HEED_MAX_PLAIN_ROWS = 8,
+
     /* Rows of partial results that each worker's scratch holds: two tiles of the widest ISA. */
     HEED_PARTIAL_ROWS = 96,
 

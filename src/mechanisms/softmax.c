@@ -50,6 +50,7 @@ typedef struct softmax_job {
 typedef struct query_tile {
     int64_t b, kv_head;
     int n_rows, n_vectors;
+    int by_rows; /* so few rows that queries and outputs stay rows: kernels/rows.c */
     int64_t head[HEED_MAX_TILE_LANES], query[HEED_MAX_TILE_LANES];
     heed_key_range sees[HEED_MAX_TILE_LANES];
     heed_key_range keys; /* what any lane sees, cut to one range of keys */
@@ -124,6 +125,7 @@ static void fill_tile(const softmax_job *job, int64_t item, query_tile *t)
     t->kv_head = first_head / (p->q.shape[1] / p->k.shape[1]);
     t->n_rows = (int)smaller(lanes, cut->rows_per_unit - first);
     t->n_vectors = (int)divide_up(t->n_rows, job->kernels->vector_lanes);
+    t->by_rows = cut->few_rows && t->n_rows <= HEED_MAX_PLAIN_ROWS;
     t->keys = (heed_key_range){INT64_MAX, 0};
     for (int r = 0; r < t->n_rows; r++) {
         t->head[r] = first_head + (first + r) / p->q.shape[2];
@@ -161,9 +163,17 @@ static void take_range(const row_cut *cut, query_tile *t, int64_t range)
 static void load_queries(const softmax_job *job, const query_tile *t, float *queries)
 {
     const float *rows[HEED_MAX_TILE_LANES];
+    int64_t d = job->plan->q.shape[3];
     for (int r = 0; r < t->n_rows; r++)
         rows[r] = heed_row(&job->plan->q, t->b, t->head[r], t->query[r]);
-    job->kernels->pack_tile(queries, rows, t->n_rows, job->plan->q.shape[3], job->plan->scale);
+    if (!t->by_rows) {
+        job->kernels->pack_tile(queries, rows, t->n_rows, d, job->plan->scale);
+        return;
+    }
+    for (int r = 0; r < t->n_rows; r++) {
+        for (int64_t c = 0; c < d; c++)
+            queries[r * d + c] = rows[r][c] * job->plan->scale;
+    }
 }
 
 /* l of a sink alone, which is then the largest score. */
@@ -187,7 +197,8 @@ static void reset_rows(const softmax_job *job, query_tile *t, float *outputs)
             t->l[r] = sink_weight(t->m[r]);
         }
     }
-    memset(outputs, 0, (size_t)(p->v.shape[3] * job->kernels->tile_lanes) * sizeof *outputs);
+    int64_t n_lanes = t->by_rows ? t->n_rows : job->kernels->tile_lanes;
+    memset(outputs, 0, (size_t)(p->v.shape[3] * n_lanes) * sizeof *outputs);
 }
 
 static void add_bias(const softmax_job *job, const query_tile *t, heed_key_range block, float *scores)
@@ -256,7 +267,11 @@ static void score_block(const softmax_job *job, const query_tile *t, heed_key_ra
     const softmax_plan *p = job->plan;
     int n_keys = (int)(block.end - block.begin);
     const float *k = heed_row(&p->k, t->b, t->kv_head, block.begin);
-    job->kernels->scores_tile(w->scores, w->queries, k, p->k.stride[2], n_keys, p->q.shape[3], t->n_vectors);
+    int64_t d = p->q.shape[3], stride = p->k.stride[2];
+    if (t->by_rows)
+        job->kernels->scores_rows(w->scores, w->queries, d, k, stride, n_keys, d, t->n_rows);
+    else
+        job->kernels->scores_tile(w->scores, w->queries, k, stride, n_keys, d, t->n_vectors);
     if (p->softcap > 0.0f)
         job->kernels->softcap_tile(w->scores, n_keys, t->n_vectors, p->softcap);
     if (p->bias.data)
@@ -268,10 +283,28 @@ static void score_block(const softmax_job *job, const query_tile *t, heed_key_ra
         hide_unseen(job, t, block, w->scores);
 }
 
+/* o = o rescale + p v */
+static void add_values(const softmax_job *job, const query_tile *t, heed_key_range block, const softmax_scratch *w,
+                       int careful)
+{
+    const heed_kernels *kernels = job->kernels;
+    const heed_tensor *v = &job->plan->v;
+    const float *values = heed_row(v, t->b, t->kv_head, block.begin);
+    int n_keys = (int)(block.end - block.begin);
+    int64_t dv = v->shape[3], stride = v->stride[2];
+    if (t->by_rows) {
+        float *sums = w->outputs + HEED_MAX_PLAIN_ROWS * dv;
+        (careful ? kernels->values_careful_rows : kernels->values_rows)(w->outputs, sums, w->scores, values, stride,
+                                                                        t->rescale, n_keys, dv, t->n_rows);
+    } else {
+        (careful ? kernels->values_careful_tile : kernels->values_tile)(w->outputs, w->scores, values, stride,
+                                                                        t->rescale, n_keys, dv, t->n_vectors);
+    }
+}
+
 /* o = sum_j exp(s_j - m) v_j over the tile's keys, l = sum_j exp(s_j - m). */
 static void attend(const softmax_job *job, query_tile *t, const softmax_scratch *w, int careful)
 {
-    const softmax_plan *p = job->plan;
     const heed_kernels *kernels = job->kernels;
     reset_rows(job, t, w->outputs);
     heed_key_range block = {t->keys.begin, t->keys.begin};
@@ -280,14 +313,17 @@ static void attend(const softmax_job *job, query_tile *t, const softmax_scratch 
         block.end = smaller(t->keys.end, block.begin + HEED_BLOCK_KEYS);
         if (nobody_sees(job, t, block))
             continue;
-        int n_keys = (int)(block.end - block.begin);
-        const float *v = heed_row(&p->v, t->b, t->kv_head, block.begin);
         score_block(job, t, block, w);
-        (careful ? kernels->softmax_careful_tile : kernels->softmax_tile)(w->scores, t->m, t->l, t->rescale, n_keys,
-                                                                          t->n_vectors);
-        (careful ? kernels->values_careful_tile : kernels->values_tile)(
-            w->outputs, w->scores, v, p->v.stride[2], t->rescale, n_keys, p->v.shape[3], t->n_vectors);
+        (careful ? kernels->softmax_careful_tile : kernels->softmax_tile)(w->scores, t->m, t->l, t->rescale,
+                                                                          (int)(block.end - block.begin), t->n_vectors);
+        add_values(job, t, block, w, careful);
     }
+}
+
+static int store_outputs(const softmax_job *job, const query_tile *t, const softmax_scratch *w, float *const *rows)
+{
+    int64_t dv = job->plan->v.shape[3];
+    return (t->by_rows ? job->kernels->output_rows : job->kernels->output_tile)(rows, w->outputs, t->l, t->n_rows, dv);
 }
 
 static log_sum log_sum_of(float m, float l)
@@ -303,12 +339,11 @@ static log_sum log_sum_of(float m, float l)
 static void attend_and_store(softmax_job *job, query_tile *t, const softmax_scratch *w, float *const *rows,
                              log_sum *lse)
 {
-    int64_t dv = job->plan->v.shape[3];
     load_queries(job, t, w->queries);
     attend(job, t, w, 0);
-    if (job->kernels->output_tile(rows, w->outputs, t->l, t->n_rows, dv)) {
+    if (store_outputs(job, t, w, rows)) {
         attend(job, t, w, 1);
-        job->kernels->output_tile(rows, w->outputs, t->l, t->n_rows, dv);
+        store_outputs(job, t, w, rows);
         atomic_fetch_add_explicit(&job->exact_recomputations, t->n_rows, memory_order_relaxed);
     }
     for (int r = 0; r < t->n_rows; r++)

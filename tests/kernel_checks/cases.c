@@ -140,3 +140,21 @@ int64_t channel_count(int i)
 }
 
 guard_side side_of(int64_t case_index) { return case_index % 2 == 0 ? GUARD_END : GUARD_START; }
+
+/* ---- Rows ---- */
+
+double sum_bound(int64_t n_terms, double sum_of_magnitudes)
+{
+    return ((double)n_terms + 1.0) * HALF_ULP * sum_of_magnitudes + 0x1p-149;
+}
+
+source_rows make_rows(int n_rows, int64_t n_channels, int64_t case_index, random_stream *random)
+{
+    source_rows r = {.n_rows = n_rows, .n_channels = n_channels};
+    r.stride = case_index % 5 == 0 ? 0 : n_channels + random_below(random, 9);
+    r.memory = make_buffer((n_rows - 1) * r.stride + n_channels, side_of(case_index));
+    for (int j = 0; j < n_rows; j++)
+        fill_floats(r.memory.data + j * r.stride, n_channels, 1.0f, random);
+    keep_bits(&r.memory);
+    return r;
+}

@@ -73,6 +73,24 @@ static inline int same_value(float a, float b) { return a == b || (a != a && b !
 /* |got - want| <= tolerance; NaN only where NaN is wanted, an infinity only where that one is wanted. */
 int is_close(float got, double want, double tolerance);
 
+/* A sum of n products in any order, fused or not, is off by at most n u / (1 - n u) sum |a b| with u = 2^-24; n u is
+ * below 1e-4 in all cases, so (n + 1) u holds it. */
+double sum_bound(int64_t n_terms, double sum_of_magnitudes);
+
+/* ---- Rows ---- */
+
+/* Rows of keys or values that stand `stride` floats apart; the buffer ends with the last channel of the last row. */
+typedef struct source_rows {
+    buffer memory;
+    int64_t stride, n_channels;
+    int n_rows;
+} source_rows;
+
+/* Every fifth case repeats one row, the others have odd gaps, which stay NaN. */
+source_rows make_rows(int n_rows, int64_t n_channels, int64_t case_index, random_stream *random);
+
+static inline float row_value(const source_rows *r, int64_t j, int64_t c) { return r->memory.data[j * r->stride + c]; }
+
 /* ---- Sizes ---- */
 
 /* The cases of the checks, in a full or in a quick run. A check walks over all key counts and all channel counts, each

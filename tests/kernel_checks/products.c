@@ -1,34 +1,6 @@
 /* scores_tile, values_tile and values_careful_tile: the two products of attention.
- *
- * A sum of n products in any order, fused or not, is off by at most n u / (1 - n u) sum |a b| with u = 2^-24; n u is
- * below 1e-4 here, so (n + 1) u holds it. */
+ */
 #include "kernel_checks/checks.h"
-
-static double sum_bound(int64_t n_terms, double sum_of_magnitudes)
-{
-    return ((double)n_terms + 1.0) * HALF_ULP * sum_of_magnitudes + 0x1p-149;
-}
-
-/* Rows of keys or values that stand `stride` floats apart; the buffer ends with the last channel of the last row. */
-typedef struct rows {
-    buffer memory;
-    int64_t stride, n_channels;
-    int n_rows;
-} rows;
-
-/* Every fifth case repeats one row, the others have odd gaps, which stay NaN. */
-static rows make_rows(int n_rows, int64_t n_channels, int64_t case_index, random_stream *random)
-{
-    rows r = {.n_rows = n_rows, .n_channels = n_channels};
-    r.stride = case_index % 5 == 0 ? 0 : n_channels + random_below(random, 9);
-    r.memory = make_buffer((n_rows - 1) * r.stride + n_channels, side_of(case_index));
-    for (int j = 0; j < n_rows; j++)
-        fill_floats(r.memory.data + j * r.stride, n_channels, 1.0f, random);
-    keep_bits(&r.memory);
-    return r;
-}
-
-static float row_value(const rows *r, int64_t j, int64_t c) { return r->memory.data[j * r->stride + c]; }
 
 /* Expects that all lanes but one have the bits of `clean`. */
 static void expect_other_lanes(const buffer *tile, const float *clean, int n_lanes, int lane)
@@ -43,7 +15,7 @@ static void expect_other_lanes(const buffer *tile, const float *clean, int n_lan
 
 typedef struct scores_case {
     buffer q, s;
-    rows k;
+    source_rows k;
     int n_vectors, n_lanes;
 } scores_case;
 
@@ -132,7 +104,7 @@ void check_scores_tile(void **state)
 
 typedef struct values_case {
     buffer o, p, rescale;
-    rows v;
+    source_rows v;
     int n_vectors, n_lanes;
 } values_case;
 
