@@ -1,5 +1,5 @@
 /* blend_rows: a weighted mean of two rows, for merging partial results. */
-#include "kernels/vec/vec.h"
+#include "kernels/kernel.h"
 
 void HEED_FN(blend_rows)(float *out, const float *a, float weight_a, const float *b, float weight_b, int64_t n)
 {

@@ -6,11 +6,12 @@
 #ifndef HEED_KERNELS_EXP_H
 #define HEED_KERNELS_EXP_H
 
-#include "kernels/vec/vec.h"
+#include "kernels/kernel.h"
 
-HEED_INLINE vf exp2_vector(vf x)
+/* x <= 128 or NaN */
+HEED_INLINE vf exp2_bounded(vf x)
 {
-    x = vf_clamp_exponent(x, -127.0f, 128.0f);
+    x = vf_clamp_exponent(x, -127.0f);
     vf f = vf_fraction(x);
     vf y = vf_fma(vf_set1(2.156597184e-04f), f, vf_set1(1.248228946e-03f));
     y = vf_fma(y, f, vf_set1(9.673775174e-03f));
@@ -21,12 +22,14 @@ HEED_INLINE vf exp2_vector(vf x)
     return vf_scale2(y, x);
 }
 
+HEED_INLINE vf exp2_vector(vf x) { return exp2_bounded(vf_min(vf_set1(128.0f), x)); }
+
 /* ln 2 is subtracted in two parts, the first of 11 bits, so that n times it is exact. From -104 on down the result is 0
  * on every ISA; where vf_scale2 takes a clamped exponent, what the polynomial makes of a larger fraction meets a 0. */
 HEED_INLINE vf exp_vector(vf x)
 {
     x = vf_max(vf_set1(-104.0f), vf_min(vf_set1(89.0f), x));
-    vf n = vf_clamp_exponent(vf_round(vf_mul(x, vf_set1(1.442695022f))), -127.0f, 128.0f);
+    vf n = vf_clamp_exponent(vf_round(vf_mul(x, vf_set1(1.442695022f))), -127.0f);
     vf f = vf_fma(n, vf_set1(-6.928710938e-01f), x);
     f = vf_fma(n, vf_set1(-2.760868229e-04f), f);
     vf y = vf_fma(vf_set1(1.382123563e-03f), f, vf_set1(8.368666284e-03f));

@@ -41,13 +41,13 @@ enum {
  *
  * values_tile    o[c][r] = o[c][r] rescale[r] + sum_j p[j][r] v[j * v_stride + c], the sum in the order of j from zero
  * values_careful_tile   the same bits, but terms with p < 0 are left out, whatever v holds
- * output_tile    rows[r][c] = o[c][r] / l[r], 0 where l[r] = 0, for r < n_rows, c < n_columns; rows that are NULL are
- *                left out. Returns non-zero when a value written was NaN.
+ * output_tile    rows[r][c] = o[c][r] / l[r], 0 where l[r] = 0, for r < n_rows, c < n_columns. Returns non-zero when a
+ *                value written was NaN.
  * scores_rows, values_rows, values_careful_rows, output_rows
  *                what scores_tile, values_tile, values_careful_tile and output_tile compute, for a few rows: queries q
  *                are rows q_stride apart, outputs o and the scratch `sums` are rows of n_channels; s and p stay tiles
  *                whose lane r is row r, r < n_rows. The other lanes keep what they hold. Scores are summed lane by lane
- *                of a vector of channels, then pairwise; no row is left out of output_rows.
+ *                of a vector of channels, then pairwise.
  * blend_rows     out[i] = a[i] weight_a + b[i] weight_b; out may be a or b */
 #define HEED_KERNEL_LIST(X)                                                                                            \
     X(void, exp2_array, (const float *x, float *y, int64_t n))                                                         \

@@ -1,5 +1,5 @@
 /* pack_tile, output_tile: rows of the caller into tile layout and back, a square of vectors at a time. */
-#include "kernels/vec/vec.h"
+#include "kernels/kernel.h"
 
 /* Up to VF_LANES columns from column c of up to VF_LANES rows, transposed: x[i] = column c + i, lanes are rows. */
 HEED_INLINE void load_square(vf x[VF_LANES], const float *const *rows, int n_rows, int64_t c, int n_columns)
@@ -40,8 +40,6 @@ int HEED_FN(output_tile)(float *const *rows, const float *restrict o, const floa
             }
             vf_transpose(x);
             for (int r = 0; r < VF_LANES && lane + r < n_rows; r++) {
-                if (!rows[lane + r])
-                    continue;
                 vf_store_n(rows[lane + r] + c, x[r], width);
                 nan |= vm_any(vf_unordered(x[r], x[r]));
             }

@@ -7,7 +7,7 @@
 #ifndef HEED_KERNELS_PRODUCT_H
 #define HEED_KERNELS_PRODUCT_H
 
-#include "kernels/vec/vec.h"
+#include "kernels/kernel.h"
 
 enum { PRODUCT_MAX_ROWS = 8 };
 

@@ -2,7 +2,7 @@
  * tile would leave most of its lanes empty. The lanes are channels here. K and V stream through once, each row read to
  * its end before the next, since that is what memory delivers fastest; queries and outputs are plain rows that stay in
  * L1. Scores and weights keep the tile layout, lane r for row r, so that all between the products is the same code. */
-#include "kernels/vec/vec.h"
+#include "kernels/kernel.h"
 
 enum {
     SCORES_ROWS = 4, /* rows that share one pass over K */

@@ -2,11 +2,12 @@
  *
  * One running sum over all channels would round at the size of the whole score after every term. Chunks of channels
  * are summed from zero and added pairwise: chunk t joins the sums of 1, 2, 4 ... chunks before it that the trailing
- * ones of t stand for, as in a binary counter. Where scores reach 30 that leaves a fifth of the error (128 channels), at
- * one addition for every 16 products. */
+ * ones of t stand for, as in a binary counter. Where scores reach 30 that leaves a quarter of the error or less; what is
+ * left is hardly more than the rounding of the last few additions. Fewer channels want shorter chunks, as each of their
+ * products is a larger part of the score. */
 #include "kernels/product.h"
 
-enum { CHUNK_CHANNELS = 16, CHUNK_LEVELS = 6 };
+enum { SHORT_CHUNK = 8, LONG_CHUNK = 16, LONG_CHUNKS_ABOVE = 64, CHUNK_LEVELS = 6 };
 
 typedef struct chunk_sums {
     float level[CHUNK_LEVELS][PRODUCT_MAX_ROWS * TILE_LANES]; /* [i]: the sum of 2^i chunks */
@@ -39,7 +40,7 @@ HEED_INLINE void scores_block(float *restrict s, const float *restrict q, const 
 {
     vf sum[PRODUCT_MAX_ROWS][HEED_TILE_VECTORS];
     chunk_sums sums;
-    int64_t chunk_channels = CHUNK_CHANNELS, chunk = 0, c = 0;
+    int64_t chunk_channels = n_channels > LONG_CHUNKS_ABOVE ? LONG_CHUNK : SHORT_CHUNK, chunk = 0, c = 0;
     while (chunk_channels << CHUNK_LEVELS < n_channels)
         chunk_channels *= 2;
     for (; c + chunk_channels < n_channels; c += chunk_channels, chunk++) {

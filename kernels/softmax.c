@@ -6,7 +6,7 @@
 
 /* e^(x - maximum). The difference first: it is exact near the maximum, whose own weight is exactly 1, and no score is
  * too large for it. */
-HEED_INLINE vf weight_of(vf x, vf maximum) { return exp2_vector(vf_mul(vf_sub(x, maximum), vf_set1(LOG2E))); }
+HEED_INLINE vf weight_of(vf x, vf maximum) { return exp2_bounded(vf_mul(vf_sub(x, maximum), vf_set1(LOG2E))); }
 
 HEED_INLINE vf largest_score(const float *restrict s, int n_keys, vf maximum)
 {
@@ -42,16 +42,29 @@ HEED_INLINE void softmax_vector(float *restrict s, float *restrict m, float *res
     vf_store(m, maximum);
 }
 
+/* The loops of one vector of lanes, in functions of their own: together with others they would not fit the registers. */
+static HEED_NOINLINE void softmax_micro_plain(float *restrict s, float *restrict m, float *restrict l,
+                                              float *restrict rescale, int n_keys)
+{
+    softmax_vector(s, m, l, rescale, n_keys, 0);
+}
+
+static HEED_NOINLINE void softmax_micro_careful(float *restrict s, float *restrict m, float *restrict l,
+                                                float *restrict rescale, int n_keys)
+{
+    softmax_vector(s, m, l, rescale, n_keys, 1);
+}
+
 void HEED_FN(softmax_tile)(float *restrict s, float *restrict m, float *restrict l, float *restrict rescale, int n_keys,
                            int n_vectors)
 {
     for (int lane = 0; lane < n_vectors * VF_LANES; lane += VF_LANES)
-        softmax_vector(s + lane, m + lane, l + lane, rescale + lane, n_keys, 0);
+        softmax_micro_plain(s + lane, m + lane, l + lane, rescale + lane, n_keys);
 }
 
 void HEED_FN(softmax_careful_tile)(float *restrict s, float *restrict m, float *restrict l, float *restrict rescale,
                                    int n_keys, int n_vectors)
 {
     for (int lane = 0; lane < n_vectors * VF_LANES; lane += VF_LANES)
-        softmax_vector(s + lane, m + lane, l + lane, rescale + lane, n_keys, 1);
+        softmax_micro_careful(s + lane, m + lane, l + lane, rescale + lane, n_keys);
 }

@@ -1,5 +1,5 @@
 /* The kernel table of one instruction set. A slot without a kernel is a link error. */
-#include "kernels/vec/vec.h"
+#include "kernels/kernel.h"
 
 #define HEED_TEXT2(x) #x
 #define HEED_TEXT(x) HEED_TEXT2(x)

@@ -17,12 +17,17 @@ static double largest_score(const attention *problem, int64_t h, int64_t i)
     return largest;
 }
 
-/* Scales each query so that its largest score is as large as asked for. */
-static void stretch_scores(attention *problem, double largest)
+/* Scales the queries so that the largest score is as large as asked for: that of the problem, or that of each row. */
+static void stretch_scores(attention *problem, double largest, int each_row)
 {
+    double of_all = 0.0;
+    for (int64_t h = 0; h < problem->shape.q_heads; h++) {
+        for (int64_t i = 0; i < problem->shape.n_queries; i++)
+            of_all = fmax(of_all, largest_score(problem, h, i));
+    }
     for (int64_t h = 0; h < problem->shape.q_heads; h++) {
         for (int64_t i = 0; i < problem->shape.n_queries; i++) {
-            const double factor = largest / largest_score(problem, h, i);
+            const double factor = largest / (each_row ? largest_score(problem, h, i) : of_all);
             for (int64_t c = 0; c < problem->shape.channels; c++) {
                 float *value = tensor_at(&problem->q, 0, h, i, c);
                 *value = (float)(factor * (double)*value);
@@ -31,9 +36,10 @@ static void stretch_scores(attention *problem, double largest)
     }
 }
 
-static void random_scores_up_to_30(void **state)
+/* The rounding of the products is in proportion to the score. Random rows differ, and few of them come near the largest
+ * score; where each one does, the worst of ten times as many is seen, which has reached 2.2e-6 for 30. */
+static void check_random_scores(int each_row, double slack)
 {
-    (void)state;
     static const int64_t sizes[][3] = {{50, 300, 64},  {50, 1000, 128}, {2, 1000, 64},   {1, 4096, 128},
                                        {4, 32768, 64}, {64, 4096, 32},  {49, 32768, 16}, {50, 300, 1024}};
     static const double largest[] = {30.0, 10.0};
@@ -46,11 +52,23 @@ static void random_scores_up_to_30(void **state)
             attention_create(&problem, (attention_shape){1, 1, 1, sizes[n][0], sizes[n][1], sizes[n][2], 16},
                              LAYOUT_BHND, GUARD_END);
             attention_fill(&problem, &random, 1.0f);
-            stretch_scores(&problem, largest[way]);
-            expect_match(&problem, NULL, largest[way], "random scores");
+            stretch_scores(&problem, largest[way], each_row);
+            expect_match(&problem, NULL, largest[way] * slack, "random scores");
             attention_destroy(&problem);
         }
     }
+}
+
+static void random_scores_up_to_30(void **state)
+{
+    (void)state;
+    check_random_scores(0, 1.0);
+}
+
+static void each_row_reaches_30(void **state)
+{
+    (void)state;
+    check_random_scores(1, 1.3);
 }
 
 /* A problem whose scores are exact: one channel that counts, q = 1, k_j = the score of key j for every query. */
@@ -81,14 +99,14 @@ static heed_softmax_options unit_scale(void)
     return options;
 }
 
-/* Scores that are exact carry no rounding of their own, but s log2(e) does, in proportion to s: the bound is that for
- * max_score. Equal scores have equal weights however large they are, so theirs is the bound for 30. */
-static void check_scores(attention_shape shape, score_fn score, double parameter, double max_score, const char *name)
+/* Exact scores carry no rounding, and neither does their difference from the maximum where the weight counts: the error
+ * does not grow with the scores, so the bound is that for 30 however large they are. */
+static void check_scores(attention_shape shape, score_fn score, double parameter, const char *name)
 {
     attention problem;
     const heed_softmax_options options = unit_scale();
     create_with_scores(&problem, shape, score, parameter);
-    expect_match(&problem, &options, max_score, name);
+    expect_match(&problem, &options, 30.0, name);
     attention_destroy(&problem);
 }
 
@@ -129,7 +147,7 @@ static void shaped_scores_up_to_30(void **state)
         for (size_t size = 0; size < N_OF(sizes); size++) {
             for (size_t n = 0; n < N_OF(scores); n++) {
                 if (runner_takes((int64_t)((s * N_OF(sizes) + size) * N_OF(scores) + n)))
-                    check_scores(shapes[s], scores[n], sizes[size], 30.0, "shaped scores");
+                    check_scores(shapes[s], scores[n], sizes[size], "shaped scores");
             }
         }
     }
@@ -157,9 +175,9 @@ static void maximum_that_grows_or_falls(void **state)
     for (size_t s = 0; s < N_OF(shapes); s++) {
         for (int sign = -1; sign <= 1; sign += 2) {
             for (size_t n = 0; n < N_OF(stairs); n++)
-                check_scores(shapes[s], stairs_score, sign * stairs[n], 11.0 * stairs[n], "stairs");
+                check_scores(shapes[s], stairs_score, sign * stairs[n], "stairs");
             for (size_t n = 0; n < N_OF(slopes); n++)
-                check_scores(shapes[s], slope_score, sign * slopes[n], 1500.0 * slopes[n], "slope");
+                check_scores(shapes[s], slope_score, sign * slopes[n], "slope");
         }
     }
 }
@@ -173,8 +191,8 @@ static void equal_scores_beyond_any_sentinel(void **state)
         {1, 1, 1, 50, 300, 2, 8}, {1, 2, 1, 2, 130, 2, 8}, {1, 1, 1, 1, 1200, 2, 8}, {1, 1, 1, 3, 1, 2, 8}};
     for (size_t s = 0; s < N_OF(shapes); s++) {
         for (size_t n = 0; n < N_OF(sizes); n++) {
-            check_scores(shapes[s], equal_score, -sizes[n], 30.0, "equal negative scores");
-            check_scores(shapes[s], equal_score, sizes[n], 30.0, "equal positive scores");
+            check_scores(shapes[s], equal_score, -sizes[n], "equal negative scores");
+            check_scores(shapes[s], equal_score, sizes[n], "equal positive scores");
         }
     }
 }
@@ -239,16 +257,16 @@ static void scores_of_ten_thousand(void **state)
     (void)state;
     static const attention_shape shapes[] = {{1, 1, 1, 50, 1000, 2, 8}, {1, 2, 1, 1, 1300, 2, 8}};
     for (size_t s = 0; s < N_OF(shapes); s++) {
-        check_scores(shapes[s], scattered_score, 1e4, 1e4, "scattered scores");
-        check_scores(shapes[s], alternating_score, 1e4, 30.0, "alternating scores"); /* those that count are equal */
-        check_scores(shapes[s], last_stands_out_score, 1e4, 30.0, "one-hot");
+        check_scores(shapes[s], scattered_score, 1e4, "scattered scores");
+        check_scores(shapes[s], alternating_score, 1e4, "alternating scores");
+        check_scores(shapes[s], last_stands_out_score, 1e4, "one-hot");
         attention problem;
         random_stream random = random_start(s);
         attention_shape shape = shapes[s];
         shape.channels = 64;
         attention_create(&problem, shape, LAYOUT_BHND, GUARD_END);
         attention_fill(&problem, &random, 1.0f);
-        stretch_scores(&problem, 1e4);
+        stretch_scores(&problem, 1e4, 1);
         expect_match(&problem, NULL, 1e4, "random scores of 1e4");
         attention_destroy(&problem);
     }
@@ -412,14 +430,14 @@ static void denormal_weights(void **state)
         create_with_scores(&problem, shapes[s], slope_score, -0.25);
         for (int64_t j = 300; j < 500; j++)
             *tensor_at(&problem.v, 0, 0, j, 0) = 1e30f;
-        expect_match(&problem, &options, 125.0, "denormal weights");
+        expect_match(&problem, &options, 30.0, "denormal weights");
         /* The other channels hold values up to 1: the same bound, with nothing large to hide behind. */
         double want[50 * 8];
         oracle_softmax(&problem.q, &problem.k, &problem.v, &options, want, NULL);
         for (int64_t i = 0; i < shapes[s].n_queries; i++) {
             for (int64_t c = 1; c < 8; c++)
                 assert_true(fabs((double)*tensor_at(&problem.out, 0, 0, i, c) - want[i * 8 + c]) <=
-                            attention_bound(125.0));
+                            attention_bound(30.0));
         }
         attention_destroy(&problem);
     }
@@ -430,6 +448,7 @@ int main(void)
     runner_require_isa();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_scores_up_to_30),
+        cmocka_unit_test(each_row_reaches_30),
         cmocka_unit_test(shaped_scores_up_to_30),
         cmocka_unit_test(maximum_that_grows_or_falls),
         cmocka_unit_test(equal_scores_beyond_any_sentinel),

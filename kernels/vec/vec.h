@@ -19,20 +19,18 @@
  * vf_min(a, b)            a < b ? a : b: likewise
  * vf_abs(x)               sign cleared, NaN stays NaN
  * vf_round(x)             to the nearest integer, |x| < 2^22 or infinite or NaN
- * vf_clamp_exponent(x, low, high)  x within [low, high], NaN stays NaN; the identity where vf_scale2 takes any exponent
+ * vf_clamp_exponent(x, low)  at least low, NaN stays NaN; the identity where vf_scale2 takes any exponent
  * vf_fraction(x)          x - floor(x), rounded: in [0, 1]; any finite value for infinite x; NaN for NaN
- * vf_scale2(x, y)         x 2^floor(y) for x in [1/2, 2] and y as vf_clamp_exponent leaves it: 0 below 2^-126 (AVX-512:
+ * vf_scale2(x, y)         x 2^floor(y) for x in [1/2, 2] and y >= -127 as vf_clamp_exponent leaves it: 0 below 2^-126 (AVX-512:
  *                         rounded there, too), inf from 2^128 on; NaN x gives NaN, unless y = -inf: then 0
  * vf_eq, vf_lt, vf_unordered          comparisons; NaN compares false except in vf_unordered(a, b): either is NaN
  * vf_select(m, a, b)      a where m, else b
  * vf_sum(x)               the sum of the lanes, added pairwise
- * vm_any(m), vm_and(a, b) is any lane true; both
+ * vm_any(m)               is any lane true
  * vf_transpose(x)         x[VF_LANES] as the rows of a square matrix, transposed in place
  * vf_keep(x)              x; keeps the compiler from folding its load into several instructions */
 #ifndef HEED_VEC_H
 #define HEED_VEC_H
-
-#include "kernels/kernels.h"
 
 /* Before a loop over the vectors or rows of a register tile: unrolled, or its accumulators would live in memory. */
 #ifdef __clang__
@@ -45,17 +43,5 @@
 #define HEED_INLINE static inline __attribute__((always_inline))
 
 #include HEED_VEC_HEADER
-
-#define HEED_JOIN2(a, b) a##_##b
-#define HEED_JOIN(a, b) HEED_JOIN2(a, b)
-
-/* The name of an exported kernel in this object: heed_<name>_<isa>. */
-#define HEED_FN(name) HEED_JOIN(HEED_JOIN(heed, name), HEED_KERNEL_ISA)
-
-#define HEED_KERNEL_PROTOTYPE(result, name, arguments) result HEED_FN(name) arguments;
-HEED_KERNEL_LIST(HEED_KERNEL_PROTOTYPE)
-#undef HEED_KERNEL_PROTOTYPE
-
-enum { TILE_LANES = HEED_TILE_VECTORS * VF_LANES }; /* floats in a row of a tile */
 
 #endif

@@ -46,10 +46,7 @@ static inline vf vf_min(vf a, vf b) { return _mm256_min_ps(a, b); }
 static inline vf vf_abs(vf x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
 static inline vf vf_round(vf x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 
-static inline vf vf_clamp_exponent(vf x, float low, float high)
-{
-    return vf_min(vf_set1(high), vf_max(vf_set1(low), x));
-}
+static inline vf vf_clamp_exponent(vf x, float low) { return vf_max(vf_set1(low), x); }
 
 static inline vf vf_fraction(vf x) { return _mm256_sub_ps(x, _mm256_floor_ps(x)); }
 
@@ -72,7 +69,6 @@ static inline float vf_sum(vf x)
 }
 
 static inline int vm_any(vm m) { return _mm256_movemask_ps(m) != 0; }
-static inline vm vm_and(vm a, vm b) { return _mm256_and_ps(a, b); }
 
 static inline void vf_transpose(vf x[VF_LANES])
 {

@@ -39,10 +39,9 @@ static inline vf vf_abs(vf x) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), x
 static inline vf vf_round(vf x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 
 /* scalef takes any exponent, infinite ones too, and rounds it down by itself. */
-static inline vf vf_clamp_exponent(vf x, float low, float high)
+static inline vf vf_clamp_exponent(vf x, float low)
 {
     (void)low;
-    (void)high;
     return x;
 }
 
@@ -55,7 +54,6 @@ static inline vm vf_unordered(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP
 static inline vf vf_select(vm m, vf a, vf b) { return _mm512_mask_blend_ps(m, b, a); }
 static inline float vf_sum(vf x) { return _mm512_reduce_add_ps(x); }
 static inline int vm_any(vm m) { return m != 0; }
-static inline vm vm_and(vm a, vm b) { return (vm)(a & b); }
 
 static inline void vf_transpose(vf x[VF_LANES])
 {

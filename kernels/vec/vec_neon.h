@@ -64,10 +64,7 @@ static inline vf vf_min(vf a, vf b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
 static inline vf vf_abs(vf x) { return vabsq_f32(x); }
 static inline vf vf_round(vf x) { return vrndnq_f32(x); }
 
-static inline vf vf_clamp_exponent(vf x, float low, float high)
-{
-    return vf_min(vf_set1(high), vf_max(vf_set1(low), x));
-}
+static inline vf vf_clamp_exponent(vf x, float low) { return vf_max(vf_set1(low), x); }
 
 static inline vf vf_fraction(vf x) { return vsubq_f32(x, vrndmq_f32(x)); }
 
@@ -83,7 +80,6 @@ static inline vm vf_unordered(vf a, vf b) { return vmvnq_u32(vandq_u32(vceqq_f32
 static inline vf vf_select(vm m, vf a, vf b) { return vbslq_f32(m, a, b); }
 static inline float vf_sum(vf x) { return vaddvq_f32(x); }
 static inline int vm_any(vm m) { return vmaxvq_u32(m) != 0; }
-static inline vm vm_and(vm a, vm b) { return vandq_u32(a, b); }
 
 static inline void vf_transpose(vf x[VF_LANES])
 {

@@ -35,7 +35,7 @@ static inline vf vf_abs(vf x) { return __builtin_fabsf(x); }
 /* Adding 1.5 2^23 pushes the fraction out of the significand, rounded to nearest. */
 static inline vf vf_round(vf x) { return (x + 12582912.0f) - 12582912.0f; }
 
-static inline vf vf_clamp_exponent(vf x, float low, float high) { return vf_min(high, vf_max(low, x)); }
+static inline vf vf_clamp_exponent(vf x, float low) { return vf_max(low, x); }
 
 static inline vf vf_floor(vf x)
 {
@@ -61,7 +61,6 @@ static inline vm vf_unordered(vf a, vf b) { return a != a || b != b; }
 static inline vf vf_select(vm m, vf a, vf b) { return m ? a : b; }
 static inline float vf_sum(vf x) { return x; }
 static inline int vm_any(vm m) { return m; }
-static inline vm vm_and(vm a, vm b) { return a && b; }
 static inline void vf_transpose(vf x[VF_LANES]) { (void)x; }
 static inline vf vf_keep(vf x) { return x; }
 

@@ -77,7 +77,7 @@ static heed_status check_strides(heed_message *message, const char *name, const 
             return heed_complain(message, HEED_ERROR_STRIDE, "%s: stride 1 between channels expected, got %" PRId64,
                                  name, stride);
         if (__builtin_mul_overflow(stride, size - 1, &way) || __builtin_add_overflow(last, way, &last) ||
-            last >= HEED_MAX_EXTENT / 4)
+            last >= HEED_MAX_EXTENT / heed_dtype_bytes(tensor->dtype))
             return heed_complain(message, HEED_ERROR_STRIDE, "%s: reaches 2^60 bytes or more", name);
     }
     return HEED_OK;

@@ -4,7 +4,7 @@
 
 #include "heed.h"
 
-/* 1 when one element of `a` and one of `b` share a byte, 0 when not. Both have passed heed_check_tensor(). A pair that
+/* 1 when one element of `a` and one of `b` share a byte, 0 when not. Both have passed heed_check_input(). A pair that
  * is not decided within a million steps counts as sharing. */
 int heed_views_overlap(const heed_tensor *a, const heed_tensor *b);
 

@@ -7,9 +7,12 @@
 #define HEED_PARALLEL_MIN_FLOPS 2.0e6
 
 enum {
-    /* Few query rows: the keys are cut into ranges of at least this many keys, at most HEED_MAX_RANGES of them, whose
-     * results are merged. Shorter ranges give more threads work but pay a merge more often. */
+    /* Few query rows: the keys are cut into ranges whose results are merged: HEED_EVEN_RANGES of HEED_MIN_RANGE_KEYS
+     * keys, then HEED_RANGES_PER_DOUBLING for each doubling, at most HEED_MAX_RANGES. Shorter ranges give more threads
+     * work but pay a merge more often: 512 keys of 128 channels are 512 KiB, some 20 us of reading against 1 us. */
     HEED_MIN_RANGE_KEYS = 512,
+    HEED_EVEN_RANGES = 16,
+    HEED_RANGES_PER_DOUBLING = 8,
     HEED_MAX_RANGES = 64,
 
     /* Tiles of few query rows with at most this many rows keep queries and outputs as rows, lanes over channels: more

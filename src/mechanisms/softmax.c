@@ -93,10 +93,24 @@ static softmax_scratch slice_of(const softmax_job *job, int worker)
 
 /* ---- which rows, which keys ---- */
 
-static int64_t range_keys(int64_t n_keys)
+/* Few query rows: the first key of range i. The borders stand at fixed keys, so that where a row's keys are cut follows
+ * from these alone and not from what else its tile sees: even ranges first, then so many for each doubling; the last one takes the rest. */
+static int64_t range_start(int64_t i)
 {
-    int64_t keys = divide_up(divide_up(n_keys, HEED_MAX_RANGES), HEED_BLOCK_KEYS) * HEED_BLOCK_KEYS;
-    return larger(keys, HEED_MIN_RANGE_KEYS);
+    if (i < HEED_EVEN_RANGES)
+        return i * HEED_MIN_RANGE_KEYS;
+    int64_t doubling = (i - HEED_EVEN_RANGES) / HEED_RANGES_PER_DOUBLING;
+    int64_t part = (i - HEED_EVEN_RANGES) % HEED_RANGES_PER_DOUBLING;
+    int64_t first = (int64_t)HEED_EVEN_RANGES * HEED_MIN_RANGE_KEYS << doubling;
+    return i < HEED_MAX_RANGES ? first + part * (first / HEED_RANGES_PER_DOUBLING) : INT64_MAX;
+}
+
+static int64_t range_of(int64_t key)
+{
+    int64_t i = 0;
+    while (range_start(i + 1) <= key)
+        i++;
+    return i;
 }
 
 static row_cut cut_rows(const softmax_plan *p, int tile_lanes)
@@ -108,8 +122,8 @@ static row_cut cut_rows(const softmax_plan *p, int tile_lanes)
     cut.rows_per_unit = cut.heads_per_unit * n_queries;
     cut.tiles_per_unit = divide_up(cut.rows_per_unit, tile_lanes);
     cut.n_items = p->q.shape[0] * cut.n_units * cut.tiles_per_unit;
-    if (cut.few_rows)
-        cut.max_ranges = larger(1, smaller(HEED_MAX_RANGES, divide_up(p->k.shape[2], HEED_MIN_RANGE_KEYS)));
+    if (cut.few_rows && p->k.shape[2] > 0)
+        cut.max_ranges = range_of(p->k.shape[2] - 1) + 1;
     return cut;
 }
 
@@ -140,20 +154,21 @@ static void fill_tile(const softmax_job *job, int64_t item, query_tile *t)
         t->keys = (heed_key_range){0, 0};
 }
 
-/* Ranges that the tile's keys are cut into: at least one, so that rows without keys are written too. */
+/* Ranges that hold the tile's keys: at least one, so that rows without keys are written too. */
 static int64_t count_ranges(const row_cut *cut, const query_tile *t)
 {
-    int64_t n_keys = t->keys.end - t->keys.begin;
-    return cut->few_rows ? larger(1, divide_up(n_keys, range_keys(n_keys))) : 1;
+    if (!cut->few_rows || t->keys.begin >= t->keys.end)
+        return 1;
+    return range_of(t->keys.end - 1) - range_of(t->keys.begin) + 1;
 }
 
 /* Narrows the tile to one of its ranges. The sinks go with the first. */
 static void take_range(const row_cut *cut, query_tile *t, int64_t range)
 {
     if (cut->few_rows) {
-        int64_t size = range_keys(t->keys.end - t->keys.begin);
-        t->keys.begin += range * size;
-        t->keys.end = smaller(t->keys.end, t->keys.begin + size);
+        int64_t i = range_of(t->keys.begin) + range;
+        t->keys.begin = larger(t->keys.begin, range_start(i));
+        t->keys.end = smaller(t->keys.end, range_start(i + 1));
     }
     t->with_sinks = range == 0;
 }
@@ -302,7 +317,7 @@ static void add_values(const softmax_job *job, const query_tile *t, heed_key_ran
     }
 }
 
-/* o = sum_j exp(s_j - m) v_j over the tile's keys, l = sum_j exp(s_j - m). */
+/* o = sum_j exp(s_j - m) v_j over the tile's keys, l = sum_j exp(s_j - m). Blocks end at fixed keys, as ranges do. */
 static void attend(const softmax_job *job, query_tile *t, const softmax_scratch *w, int careful)
 {
     const heed_kernels *kernels = job->kernels;
@@ -310,7 +325,7 @@ static void attend(const softmax_job *job, query_tile *t, const softmax_scratch 
     heed_key_range block = {t->keys.begin, t->keys.begin};
     while (block.end < t->keys.end) {
         block.begin = block.end;
-        block.end = smaller(t->keys.end, block.begin + HEED_BLOCK_KEYS);
+        block.end = smaller(t->keys.end, (block.begin / HEED_BLOCK_KEYS + 1) * HEED_BLOCK_KEYS);
         if (nobody_sees(job, t, block))
             continue;
         score_block(job, t, block, w);

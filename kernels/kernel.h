@@ -1,0 +1,20 @@
+/* What every kernel file includes: the contract, the vector type, and the names of this object. */
+#ifndef HEED_KERNELS_KERNEL_H
+#define HEED_KERNELS_KERNEL_H
+
+#include "kernels/kernels.h"
+#include "kernels/vec/vec.h"
+
+#define HEED_JOIN2(a, b) a##_##b
+#define HEED_JOIN(a, b) HEED_JOIN2(a, b)
+
+/* The name of an exported kernel in this object: heed_<name>_<isa>. */
+#define HEED_FN(name) HEED_JOIN(HEED_JOIN(heed, name), HEED_KERNEL_ISA)
+
+#define HEED_KERNEL_PROTOTYPE(result, name, arguments) result HEED_FN(name) arguments;
+HEED_KERNEL_LIST(HEED_KERNEL_PROTOTYPE)
+#undef HEED_KERNEL_PROTOTYPE
+
+enum { TILE_LANES = HEED_TILE_VECTORS * VF_LANES }; /* floats in a row of a tile */
+
+#endif
