@@ -16,13 +16,12 @@ enum { N_COLOURS = sizeof colours / sizeof colours[0] };
 int chart_check_gnuplot(char *message, size_t message_bytes)
 {
     const char *folders = getenv("PATH");
-    while (folders != NULL && *folders != '\0') {
+    while (folders && *folders != '\0') {
         const int length = (int)strcspn(folders, ":");
         char program[1024];
         snprintf(program, sizeof program, "%.*s/gnuplot", length, folders);
-        if (access(program, X_OK) == 0) {
+        if (access(program, X_OK) == 0)
             return 0;
-        }
         folders += length + (folders[length] == ':');
     }
     snprintf(message, message_bytes,
@@ -37,29 +36,25 @@ int chart_check_gnuplot(char *message, size_t message_bytes)
 static void put_quoted(FILE *script, const char *text)
 {
     fputc('\'', script);
-    for (; *text != '\0'; ++text) {
+    for (; *text != '\0'; text++)
         fprintf(script, *text == '\'' ? "''" : "%c", *text);
-    }
     fputc('\'', script);
 }
 
 static const char *find_colour(const variant *v)
 {
     int place = 0;
-    while (variant_list[place] != v) {
-        ++place;
-    }
+    while (variant_list[place] != v)
+        place++;
     return colours[place % N_COLOURS];
 }
 
 /* Are there rows with more than one instruction set? */
 static int has_several_isas(const compare_row *rows, int n_rows)
 {
-    for (int i = 1; i < n_rows; ++i) {
-        if (rows[i].setup.isa != rows[0].setup.isa) {
+    for (int i = 1; i < n_rows; i++)
+        if (rows[i].setup.isa != rows[0].setup.isa)
             return 1;
-        }
-    }
     return 0;
 }
 
@@ -75,9 +70,8 @@ static void format_shape(const attention_input *input, int with_n, char *text, s
 {
     const attention_shape *s = &input->shape;
     char n[64] = "";
-    if (with_n) {
+    if (with_n)
         snprintf(n, sizeof n, ", Nq %" PRId64 ", Nk %" PRId64, s->n_queries, s->n_keys);
-    }
     snprintf(text, size, "B %" PRId64 ", heads %" PRId64 " / %" PRId64 "%s, D %" PRId64 ", Dv %" PRId64 "%s", s->batch,
              s->n_query_heads, s->n_kv_heads, n, s->n_channels, s->n_value_channels, input->causal ? ", causal" : "");
 }
@@ -87,7 +81,7 @@ static void format_shape(const attention_input *input, int with_n, char *text, s
 static void put_bar_data(FILE *script, const compare_row *rows, int n_rows, int with_isa)
 {
     fprintf(script, "$rows << END\n");
-    for (int i = 0; i < n_rows; ++i) {
+    for (int i = 0; i < n_rows; i++) {
         char label[128];
         format_label(&rows[i], with_isa, "\\n", label, sizeof label);
         fprintf(script, "\"%s\" %.6g %.6g 0x%s\n", label, rows[i].ms, rows[i].max_abs_err,
@@ -115,7 +109,7 @@ static void put_title(FILE *script, const char *what, const attention_input *inp
 static void put_error_axis(FILE *script, const compare_row *rows, int n_rows)
 {
     double smallest = 1e-7, largest = 1e-7;
-    for (int i = 0; i < n_rows; ++i) {
+    for (int i = 0; i < n_rows; i++) {
         const double error = rows[i].max_abs_err;
         smallest = error > 0 && error < smallest ? error : smallest;
         largest = error > largest ? error : largest;
@@ -148,9 +142,8 @@ static void put_bars(FILE *script, const compare_row *rows, int n_rows)
         script,
         "set style fill solid 0.9 noborder\nset boxwidth 0.6\nset bmargin 3.5\nset grid ytics lt 1 lc rgb '#dddddd'\n");
     for (int first = 0, last = 0; first < n_rows; first = last) {
-        while (last < n_rows && row_same_input(&rows[first], &rows[last])) {
-            ++last;
-        }
+        while (last < n_rows && row_same_input(&rows[first], &rows[last]))
+            last++;
         put_bar_panels(script, rows + first, last - first, with_isa);
     }
 }
@@ -158,9 +151,8 @@ static void put_bars(FILE *script, const compare_row *rows, int n_rows)
 static int count_inputs(const compare_row *rows, int n_rows)
 {
     int n = 1;
-    for (int i = 1; i < n_rows; ++i) {
+    for (int i = 1; i < n_rows; i++)
         n += !row_same_input(&rows[i], &rows[i - 1]);
-    }
     return n;
 }
 
@@ -175,17 +167,16 @@ static int same_line(const compare_row *a, const compare_row *b)
 static int count_lines(const compare_row *rows, int n_rows)
 {
     int n = 0;
-    while (n < n_rows && row_same_input(&rows[n], &rows[0])) {
-        ++n;
-    }
+    while (n < n_rows && row_same_input(&rows[n], &rows[0]))
+        n++;
     return n;
 }
 
 static void put_line_data(FILE *script, const compare_row *rows, int n_rows, int n_lines)
 {
-    for (int line = 0; line < n_lines; ++line) {
+    for (int line = 0; line < n_lines; line++) {
         fprintf(script, "$line%d << END\n", line);
-        for (int i = 0; i < n_rows; ++i) {
+        for (int i = 0; i < n_rows; i++) {
             if (same_line(&rows[i], &rows[line])) {
                 fprintf(script, "%" PRId64 " %.6g %.6g\n", rows[i].setup.input->shape.n_queries, rows[i].ms,
                         rows[i].max_abs_err);
@@ -198,13 +189,12 @@ static void put_line_data(FILE *script, const compare_row *rows, int n_rows, int
 /* More threads, longer dashes: the colour says which variant. */
 static void put_line_plot(FILE *script, const compare_row *rows, int n_lines, int column, int with_isa)
 {
-    for (int line = 0; line < n_lines; ++line) {
+    for (int line = 0; line < n_lines; line++) {
         char label[128];
         format_label(&rows[line], with_isa, ", ", label, sizeof label);
         int kind = 1;
-        for (int earlier = 0; earlier < line; ++earlier) {
+        for (int earlier = 0; earlier < line; earlier++)
             kind += rows[earlier].variant == rows[line].variant;
-        }
         fprintf(script, "%s $line%d using 1:%d with linespoints lw 2 pt %d ps 0.7 dt %d lc rgb '%s' title ",
                 line == 0 ? "plot" : ",", line, column, kind % 2 == 1 ? 7 : 6, kind, find_colour(rows[line].variant));
         put_quoted(script, label);
@@ -255,11 +245,10 @@ static void put_script(FILE *script, const char *path, const compare_row *rows, 
     fprintf(script, "\nset multiplot layout %d,2 title ", n_lines);
     put_quoted(script, title);
     fprintf(script, "\nset border 3\nset xtics nomirror\nset ytics nomirror\nset tics scale 0.5\n");
-    if (sweep) {
+    if (sweep)
         put_lines(script, rows, n_rows);
-    } else {
+    else
         put_bars(script, rows, n_rows);
-    }
     fprintf(script, "unset multiplot\n");
 }
 
@@ -268,7 +257,7 @@ int chart_write(const char *path, const compare_row *rows, int n_rows, int sweep
 {
     signal(SIGPIPE, SIG_IGN); /* a gnuplot that ends early is an error of pclose, not the end of this program */
     FILE *script = popen("gnuplot", "w");
-    if (script == NULL) {
+    if (!script) {
         snprintf(message, message_bytes, "gnuplot cannot be started");
         return -1;
     }

@@ -42,9 +42,8 @@ static int64_t choose_n_rows(const attention_input *input)
     const attention_shape *s = &input->shape;
     const double row_cost = (double)s->n_keys * (double)(s->n_channels + s->n_value_channels);
     const int64_t n_all = check_count_rows(input);
-    if ((double)n_all * row_cost <= full_cost) {
+    if ((double)n_all * row_cost <= full_cost)
         return n_all;
-    }
     const int64_t n = (int64_t)(sample_cost / row_cost);
     return n < MIN_SAMPLE ? (n_all < MIN_SAMPLE ? n_all : MIN_SAMPLE) : n;
 }
@@ -53,9 +52,8 @@ static int64_t choose_n_rows(const attention_input *input)
 static void choose_rows(reference_rows *reference)
 {
     const int64_t n_all = check_count_rows(reference->input), n = reference->n_rows;
-    random_stream random = random_start(STREAM_SAMPLE);
-    random.seed = reference->input->settings.seed;
-    for (int64_t r = 0; r < n; ++r) {
+    random_stream random = random_start_seeded(reference->input->settings.seed, STREAM_SAMPLE);
+    for (int64_t r = 0; r < n; r++) {
         int64_t begin, end;
         parallel_share(n_all, r, n, &begin, &end);
         reference->rows[r] = begin + random_below(&random, end - begin);
@@ -89,11 +87,9 @@ static void compute_rows(void *job, int worker, int n_workers)
 /* The reference by one mechanism, computed when it is first asked for. NULL without memory. */
 static const reference_rows *find_reference(reference_set *set, reference_row_fn reference_row)
 {
-    for (int i = 0; i < set->n_items; ++i) {
-        if (set->items[i].reference_row == reference_row) {
+    for (int i = 0; i < set->n_items; i++)
+        if (set->items[i].reference_row == reference_row)
             return &set->items[i];
-        }
-    }
     reference_rows *reference = &set->items[set->n_items++];
     *reference = (reference_rows){.input = set->input,
                                   .reference_row = reference_row,
@@ -101,9 +97,8 @@ static const reference_rows *find_reference(reference_set *set, reference_row_fn
                                   .n_channels = set->input->shape.n_value_channels};
     reference->rows = malloc((size_t)reference->n_rows * sizeof *reference->rows);
     reference->values = malloc((size_t)reference->n_rows * (size_t)reference->n_channels * sizeof(double));
-    if (reference->rows == NULL || reference->values == NULL) {
+    if (!reference->rows || !reference->values)
         return NULL;
-    }
     choose_rows(reference);
     parallel_run(set->n_threads, compute_rows, reference);
     return reference;
@@ -111,7 +106,7 @@ static const reference_rows *find_reference(reference_set *set, reference_row_fn
 
 static void release_references(reference_set *set)
 {
-    for (int i = 0; i < set->n_items; ++i) {
+    for (int i = 0; i < set->n_items; i++) {
         free(set->items[i].rows);
         free(set->items[i].values);
     }
@@ -134,9 +129,9 @@ static double divide(double a, double b) { return a == 0 ? 0 : a / b; }
 static void find_errors(compare_row *row, const reference_rows *own)
 {
     double max_error = 0, max_reference = 0;
-    for (int64_t r = 0; r < own->n_rows; ++r) {
+    for (int64_t r = 0; r < own->n_rows; r++) {
         const float *out = find_output(row, find_place(own, r));
-        for (int64_t c = 0; c < own->n_channels; ++c) {
+        for (int64_t c = 0; c < own->n_channels; c++) {
             const double reference = own->values[r * own->n_channels + c];
             max_error = take_larger(max_error, fabs(out[c] - reference));
             max_reference = take_larger(max_reference, fabs(reference));
@@ -150,9 +145,9 @@ static void find_errors(compare_row *row, const reference_rows *own)
 static void find_distance(compare_row *row, const reference_rows *softmax)
 {
     double difference = 0, norm = 0;
-    for (int64_t r = 0; r < softmax->n_rows; ++r) {
+    for (int64_t r = 0; r < softmax->n_rows; r++) {
         const float *out = find_output(row, find_place(softmax, r));
-        for (int64_t c = 0; c < softmax->n_channels; ++c) {
+        for (int64_t c = 0; c < softmax->n_channels; c++) {
             const double reference = softmax->values[r * softmax->n_channels + c];
             difference += (out[c] - reference) * (out[c] - reference);
             norm += reference * reference;
@@ -165,10 +160,10 @@ int check_rows(compare_row *rows, int n_rows, int n_threads)
 {
     reference_set set = {.input = rows[0].setup.input, .n_threads = n_threads};
     int result = 0;
-    for (int i = 0; i < n_rows && result == 0; ++i) {
+    for (int i = 0; i < n_rows && result == 0; i++) {
         const reference_rows *own = find_reference(&set, rows[i].variant->reference_row);
         const reference_rows *softmax = find_reference(&set, softmax_reference_row);
-        if (own == NULL || softmax == NULL) {
+        if (!own || !softmax) {
             result = -1;
         } else {
             find_errors(&rows[i], own);

@@ -33,11 +33,11 @@ static int make_rows(comparison *c, const attention_input *input, compare_row *r
     const compare_options *o = &c->options;
     const attention_shape *s = &input->shape;
     int n = 0;
-    for (int isa = 0; isa < o->n_isas; ++isa) {
-        for (int t = 0; t < o->n_threads; ++t) {
-            for (int v = 0; v < o->n_variants; ++v) {
+    for (int isa = 0; isa < o->n_isas; isa++) {
+        for (int t = 0; t < o->n_threads; t++) {
+            for (int v = 0; v < o->n_variants; v++) {
                 float *out = memory_allocate_floats(s->batch, s->n_query_heads, s->n_queries, s->n_value_channels);
-                if (out == NULL) {
+                if (!out) {
                     snprintf(c->message, sizeof c->message, "out of memory for the outputs");
                     return -1;
                 }
@@ -64,16 +64,15 @@ static int write_outputs(comparison *c, const attention_input *input, const comp
 static int run_rows(comparison *c, const attention_input *input, compare_row *rows, progress *bar)
 {
     if (make_rows(c, input, rows) != 0 ||
-        rounds_run(rows, c->rows_per_input, &c->options.rounds, c->machine, bar, c->message, sizeof c->message) != 0) {
+        rounds_run(rows, c->rows_per_input, &c->options.rounds, c->machine, bar, c->message, sizeof c->message) != 0)
         return -1;
-    }
     progress_step(bar, "comparing with float64");
     const int n_threads = parallel_available() ? machine_n_cores(c->machine) : 1;
     if (check_rows(rows, c->rows_per_input, n_threads) != 0) {
         snprintf(c->message, sizeof c->message, "out of memory for the reference");
         return -1;
     }
-    return c->options.out_folder == NULL ? 0 : write_outputs(c, input, rows);
+    return c->options.out_folder ? write_outputs(c, input, rows) : 0;
 }
 
 static int run_input(comparison *c, int index, progress *bar)
@@ -82,11 +81,10 @@ static int run_input(comparison *c, int index, progress *bar)
     attention_input *input =
         input_create(&c->options.sources[index], &c->options.settings, c->message, sizeof c->message);
     c->inputs[index] = input;
-    if (input == NULL) {
+    if (!input)
         return -1;
-    }
     const int result = run_rows(c, input, rows, bar);
-    for (int i = 0; i < c->rows_per_input; ++i) {
+    for (int i = 0; i < c->rows_per_input; i++) {
         free(rows[i].setup.out.data);
         rows[i].setup.out.data = NULL;
     }
@@ -99,8 +97,8 @@ static int start(comparison *c)
 {
     const compare_options *o = &c->options;
     c->rows = calloc((size_t)c->n_rows, sizeof *c->rows);
-    c->machine = c->rows == NULL ? NULL : machine_create(o->quick);
-    if (c->machine == NULL) {
+    c->machine = c->rows ? machine_create(o->quick) : NULL;
+    if (!c->machine) {
         snprintf(c->message, sizeof c->message, "out of memory");
         return -1;
     }
@@ -110,18 +108,16 @@ static int start(comparison *c)
 static int run_inputs(comparison *c)
 {
     const compare_options *o = &c->options;
-    if (o->svg_path != NULL && chart_check_gnuplot(c->message, sizeof c->message) != 0) {
+    if (o->svg_path && chart_check_gnuplot(c->message, sizeof c->message) != 0)
         return -1; /* before anything is measured, not after */
-    }
     c->rows_per_input = o->n_isas * o->n_threads * o->n_variants;
     c->n_rows = c->rows_per_input * o->n_sources;
     const int steps_per_input = c->rows_per_input * (o->rounds.n_rounds + 1) + 1;
     progress bar = progress_start(1 + o->n_sources * steps_per_input);
     progress_step(&bar, "measuring the machine");
     int result = start(c);
-    for (int i = 0; i < o->n_sources && result == 0; ++i) {
+    for (int i = 0; i < o->n_sources && result == 0; i++)
         result = run_input(c, i, &bar);
-    }
     progress_end(&bar);
     return result;
 }
@@ -130,13 +126,10 @@ static int report(comparison *c)
 {
     const compare_options *o = &c->options;
     table_print(c->rows, c->n_rows, c->machine);
-    if (o->json_path != NULL &&
-        json_write(o->json_path, c->rows, c->n_rows, c->machine, c->message, sizeof c->message) != 0) {
+    if (o->json_path && json_write(o->json_path, c->rows, c->n_rows, c->machine, c->message, sizeof c->message) != 0)
         return -1;
-    }
-    if (o->svg_path == NULL) {
+    if (!o->svg_path)
         return 0;
-    }
     return chart_write(o->svg_path, c->rows, c->n_rows, o->sweep, c->machine, c->message, sizeof c->message);
 }
 
@@ -145,12 +138,10 @@ int main(int argc, char **argv)
     static comparison c;
     options_parse(argc, argv, &c.options);
     const int result = run_inputs(&c) == 0 ? report(&c) : -1;
-    if (result != 0) {
+    if (result != 0)
         fprintf(stderr, "heed-compare: %s\n", c.message);
-    }
-    for (int i = 0; i < c.options.n_sources; ++i) {
+    for (int i = 0; i < c.options.n_sources; i++)
         input_destroy(c.inputs[i]);
-    }
     machine_destroy(c.machine);
     free(c.rows);
     options_release(&c.options);

@@ -12,12 +12,11 @@ void data_find_folder(char *folder, size_t size)
     if (length > 0) {
         program[length] = '\0';
         char *slash = strrchr(program, '/');
-        if (slash != NULL) {
+        if (slash) {
             *slash = '\0';
             snprintf(folder, size, "%s/%s", program, HEED_INSTALLED_DATA);
-            if (access(folder, R_OK) == 0) {
+            if (access(folder, R_OK) == 0)
                 return;
-            }
         }
     }
     snprintf(folder, size, "%s", HEED_SOURCE_DATA);

@@ -24,21 +24,13 @@ const char *input_layout_name(input_layout layout)
 
 /* ---- Sources ---------------------------------------------------------------------------------------------------- */
 
-static random_stream start_stream(uint64_t seed, uint64_t stream)
-{
-    random_stream random = random_start(stream);
-    random.seed = seed;
-    return random;
-}
-
 static float *make_normal(const int64_t sizes[4], uint64_t seed, uint64_t stream)
 {
     float *x = memory_allocate_floats(sizes[0], sizes[1], sizes[2], sizes[3]);
-    if (x != NULL) {
-        random_stream random = start_stream(seed, stream);
-        for (int64_t i = 0; i < sizes[0] * sizes[1] * sizes[2] * sizes[3]; ++i) {
+    if (x) {
+        random_stream random = random_start_seeded(seed, stream);
+        for (int64_t i = 0; i < sizes[0] * sizes[1] * sizes[2] * sizes[3]; i++)
             x[i] = random_normal(&random);
-        }
     }
     return x;
 }
@@ -51,7 +43,7 @@ static int make_random(const attention_shape *s, uint64_t seed, plain_arrays *ar
     arrays->q = make_normal(q_sizes, seed, STREAM_Q);
     arrays->k = make_normal(k_sizes, seed, STREAM_K);
     arrays->v = make_normal(v_sizes, seed, STREAM_V);
-    if (arrays->q == NULL || arrays->k == NULL || arrays->v == NULL) {
+    if (!arrays->q || !arrays->k || !arrays->v) {
         snprintf(message, bytes, "out of memory for a random input");
         return -1;
     }
@@ -62,9 +54,8 @@ static int make_random(const attention_shape *s, uint64_t seed, plain_arrays *ar
 static int read_tensor(const char *path, float **data, int64_t sizes[4], int *rank, char *message, size_t bytes)
 {
     npy_array array;
-    if (npy_read(path, &array, message, bytes) != 0) {
+    if (npy_read(path, &array, message, bytes) != 0)
         return -1;
-    }
     *data = array.data;
     *rank = array.rank;
     if (array.rank != 3 && array.rank != 4) {
@@ -92,14 +83,14 @@ static int check_sizes(const input_source *source, const int64_t q[4], const int
         {source->v_path, "batch elements", v[0], q[0], "as in q"}, {source->v_path, "heads", v[1], k[1], "as in k"},
         {source->v_path, "tokens", v[2], k[2], "as in k"},
     };
-    for (size_t i = 0; i < sizeof rules / sizeof rules[0]; ++i) {
+    for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
         if (rules[i].got != rules[i].expected) {
             snprintf(message, bytes, "%s: %lld %s expected (%s), got %lld", rules[i].path, (long long)rules[i].expected,
                      rules[i].what, rules[i].why, (long long)rules[i].got);
             return -1;
         }
     }
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < 4; i++) {
         if (q[i] == 0 || k[i] == 0 || v[i] == 0) {
             snprintf(message, bytes, "%s: an input without elements cannot be compared", source->q_path);
             return -1;
@@ -120,17 +111,15 @@ static int read_files(const input_source *source, plain_arrays *arrays, attentio
     int k_rank = 0, v_rank = 0;
     if (read_tensor(source->q_path, &arrays->q, q, rank, message, bytes) != 0 ||
         read_tensor(source->k_path, &arrays->k, k, &k_rank, message, bytes) != 0 ||
-        read_tensor(source->v_path, &arrays->v, v, &v_rank, message, bytes) != 0) {
+        read_tensor(source->v_path, &arrays->v, v, &v_rank, message, bytes) != 0)
         return -1;
-    }
     if (k_rank != *rank || v_rank != *rank) {
         snprintf(message, bytes, "%s: %d dimensions expected (as in q), got %d",
                  k_rank != *rank ? source->k_path : source->v_path, *rank, k_rank != *rank ? k_rank : v_rank);
         return -1;
     }
-    if (check_sizes(source, q, k, v, message, bytes) != 0) {
+    if (check_sizes(source, q, k, v, message, bytes) != 0)
         return -1;
-    }
     *shape = (attention_shape){q[0], q[1], k[1], q[2], k[2], q[3], v[3]};
     return 0;
 }
@@ -142,9 +131,9 @@ static void copy_to_view(const float *from, const heed_tensor *view)
 {
     const int64_t n_channels = view->shape[3];
     float *data = view->data;
-    for (int64_t b = 0; b < view->shape[0]; ++b) {
-        for (int64_t h = 0; h < view->shape[1]; ++h) {
-            for (int64_t n = 0; n < view->shape[2]; ++n) {
+    for (int64_t b = 0; b < view->shape[0]; b++) {
+        for (int64_t h = 0; h < view->shape[1]; h++) {
+            for (int64_t n = 0; n < view->shape[2]; n++) {
                 memcpy(data + b * view->stride[0] + h * view->stride[1] + n * view->stride[2], from,
                        (size_t)n_channels * sizeof(float));
                 from += n_channels;
@@ -175,7 +164,7 @@ static int lay_out_packed(attention_input *input, char *message, size_t bytes)
     const int64_t q_floats = s->n_query_heads * s->n_channels, k_floats = s->n_kv_heads * s->n_channels;
     const int64_t row_floats = q_floats + k_floats + s->n_kv_heads * s->n_value_channels;
     float *data = memory_allocate_floats(1, s->batch, s->n_keys, row_floats);
-    if (data == NULL) {
+    if (!data) {
         snprintf(message, bytes, "out of memory for the packed layout");
         return -1;
     }
@@ -195,11 +184,11 @@ static int lay_out_apart(attention_input *input, char *message, size_t bytes)
     input->k = make_view(NULL, HEED_FLOAT32, s->batch, s->n_kv_heads, s->n_keys, s->n_channels);
     input->v = make_view(NULL, HEED_FLOAT32, s->batch, s->n_kv_heads, s->n_keys, s->n_value_channels);
     heed_tensor *const views[] = {&input->q, &input->k, &input->v};
-    for (int i = 0; i < 3; ++i) {
+    for (int i = 0; i < 3; i++) {
         const int64_t *size = views[i]->shape;
         views[i]->data = memory_allocate_floats(size[0], size[1], size[2], size[3]);
         input->buffers[i] = views[i]->data;
-        if (views[i]->data == NULL) {
+        if (!views[i]->data) {
             snprintf(message, bytes, "out of memory for an input");
             return -1;
         }
@@ -214,7 +203,7 @@ static int make_bias(attention_input *input, char *message, size_t bytes)
     const attention_shape *s = &input->shape;
     const int64_t sizes[] = {1, s->n_query_heads, s->n_queries, s->n_keys};
     float *data = make_normal(sizes, input->settings.seed, STREAM_BIAS);
-    if (data == NULL) {
+    if (!data) {
         snprintf(message, bytes, "out of memory for the bias");
         return -1;
     }
@@ -231,21 +220,19 @@ static int make_bool_mask(attention_input *input, char *message, size_t bytes)
     const int64_t n_rows = s->n_query_heads * s->n_queries;
     int64_t n_elements;
     uint8_t *data = __builtin_mul_overflow(n_rows, s->n_keys, &n_elements) ? NULL : memory_allocate(n_elements);
-    if (data == NULL) {
+    if (!data) {
         snprintf(message, bytes, "out of memory for the boolean mask");
         return -1;
     }
-    random_stream random = start_stream(input->settings.seed, STREAM_MASK);
-    for (int64_t row = 0; row < n_rows; ++row) {
+    random_stream random = random_start_seeded(input->settings.seed, STREAM_MASK);
+    for (int64_t row = 0; row < n_rows; row++) {
         uint8_t *visible = data + row * s->n_keys;
-        for (int64_t j = 0; j < s->n_keys; ++j) {
+        for (int64_t j = 0; j < s->n_keys; j++)
             visible[j] = random_below(&random, 10) != 0;
-        }
         int64_t begin, end;
         input_visible_range(input, row % s->n_queries, &begin, &end);
-        if (begin < end) {
+        if (begin < end)
             visible[begin + random_below(&random, end - begin)] = 1;
-        }
     }
     input->buffers[4] = data;
     input->visible = heed_tensor_bhnd(data, HEED_BOOL, 1, s->n_query_heads, s->n_queries, s->n_keys);
@@ -266,7 +253,7 @@ double input_visible_pairs(const attention_input *input)
 {
     const attention_shape *s = &input->shape;
     double pairs = 0;
-    for (int64_t i = 0; i < s->n_queries; ++i) {
+    for (int64_t i = 0; i < s->n_queries; i++) {
         int64_t begin, end;
         input_visible_range(input, i, &begin, &end);
         pairs += begin < end ? (double)(end - begin) : 0;
@@ -281,14 +268,12 @@ static int fill(attention_input *input, const input_source *source, plain_arrays
     const input_settings *settings = &input->settings;
     const int found = input->random ? make_random(&input->shape, settings->seed, arrays, message, bytes)
                                     : read_files(source, arrays, &input->shape, &input->rank, message, bytes);
-    if (found != 0) {
+    if (found != 0)
         return -1;
-    }
     const int laid_out = settings->layout == LAYOUT_PACKED ? lay_out_packed(input, message, bytes)
                                                            : lay_out_apart(input, message, bytes);
-    if (laid_out != 0) {
+    if (laid_out != 0)
         return -1;
-    }
     copy_to_view(arrays->q, &input->q);
     copy_to_view(arrays->k, &input->k);
     copy_to_view(arrays->v, &input->v);
@@ -296,9 +281,8 @@ static int fill(attention_input *input, const input_source *source, plain_arrays
     input->mask.window_left = settings->window_left;
     input->mask.window_right = settings->window_right;
     input->options.mask = &input->mask;
-    if (settings->bias && make_bias(input, message, bytes) != 0) {
+    if (settings->bias && make_bias(input, message, bytes) != 0)
         return -1;
-    }
     return settings->bool_mask ? make_bool_mask(input, message, bytes) : 0;
 }
 
@@ -306,13 +290,13 @@ attention_input *input_create(const input_source *source, const input_settings *
                               size_t message_bytes)
 {
     attention_input *input = malloc(sizeof *input);
-    if (input == NULL) {
+    if (!input) {
         snprintf(message, message_bytes, "out of memory");
         return NULL;
     }
     *input = (attention_input){.shape = source->shape,
                                .rank = 4,
-                               .random = source->q_path == NULL,
+                               .random = !source->q_path,
                                .causal = source->causal,
                                .settings = *settings,
                                .mask = HEED_MASK_INIT,
@@ -331,12 +315,10 @@ attention_input *input_create(const input_source *source, const input_settings *
 
 void input_destroy(attention_input *input)
 {
-    if (input == NULL) {
+    if (!input)
         return;
-    }
-    for (size_t i = 0; i < sizeof input->buffers / sizeof input->buffers[0]; ++i) {
+    for (size_t i = 0; i < sizeof input->buffers / sizeof input->buffers[0]; i++)
         free(input->buffers[i]);
-    }
     free(input);
 }
 

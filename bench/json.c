@@ -13,11 +13,10 @@ static void add_machine(cJSON *root, const machine *m)
     cJSON_AddStringToObject(object, "compiler", machine_compiler());
     cJSON_AddStringToObject(object, "blas", machine_blas());
     cJSON *fma = cJSON_AddObjectToObject(object, "fma_gflops");
-    for (heed_isa isa = HEED_ISA_SCALAR; isa <= HEED_ISA_NEON; ++isa) {
+    for (heed_isa isa = HEED_ISA_SCALAR; isa <= HEED_ISA_NEON; isa++) {
         const double gflops = machine_fma_gflops(m, isa, 1);
-        if (gflops > 0) {
+        if (gflops > 0)
             cJSON_AddNumberToObject(fma, heed_isa_name(isa), gflops);
-        }
     }
     cJSON_AddNumberToObject(object, "exp_gops", machine_exp_gops(m));
     const machine_reads reads = machine_read_gbytes(m);
@@ -32,9 +31,8 @@ static void add_shape(cJSON *object, const attention_shape *s)
     const int64_t sizes[] = {s->batch,  s->n_query_heads, s->n_kv_heads,      s->n_queries,
                              s->n_keys, s->n_channels,    s->n_value_channels};
     cJSON *array = cJSON_AddArrayToObject(object, "shape");
-    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; ++i) {
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
         cJSON_AddItemToArray(array, cJSON_CreateNumber((double)sizes[i]));
-    }
 }
 
 /* What was asked of the input beyond its shape, causality and layout. */
@@ -81,7 +79,7 @@ static void add_row(cJSON *array, const compare_row *row, const machine *m)
 static int write_text(const char *path, const char *text, char *message, size_t message_bytes)
 {
     FILE *file = fopen(path, "w");
-    if (file == NULL) {
+    if (!file) {
         snprintf(message, message_bytes, "%s: %s", path, strerror(errno));
         return -1;
     }
@@ -99,12 +97,11 @@ int json_write(const char *path, const compare_row *rows, int n_rows, const mach
     cJSON *root = cJSON_CreateObject();
     add_machine(root, m);
     cJSON *array = cJSON_AddArrayToObject(root, "rows");
-    for (int i = 0; i < n_rows; ++i) {
+    for (int i = 0; i < n_rows; i++)
         add_row(array, &rows[i], m);
-    }
     char *text = cJSON_Print(root);
     cJSON_Delete(root);
-    if (text == NULL) {
+    if (!text) {
         snprintf(message, message_bytes, "out of memory for the JSON");
         return -1;
     }

@@ -23,9 +23,8 @@ static float add_lanes(vector x)
 {
     float lanes[LANES], total = 0;
     memcpy(lanes, &x, sizeof x);
-    for (int i = 0; i < (int)LANES; ++i) {
+    for (int i = 0; i < (int)LANES; i++)
         total += lanes[i];
-    }
     return total;
 }
 
@@ -42,7 +41,7 @@ static float multiply_add(int64_t n_steps, float factor, float term)
 #define STEP(i) a##i = a##i * f + t;
 #define FINISH(i) total += a##i;
     FOR_EACH_ACCUMULATOR(START)
-    for (int64_t step = 0; step < n_steps; ++step) {
+    for (int64_t step = 0; step < n_steps; step++) {
         FOR_EACH_ACCUMULATOR(STEP)
     }
     FOR_EACH_ACCUMULATOR(FINISH)
@@ -68,17 +67,15 @@ static float read_sum(const float *x, int64_t n)
 static void add_bias(float *restrict x, const float *restrict bias, float factor, int64_t n)
 {
 #pragma omp simd
-    for (int64_t i = 0; i < n; ++i) {
+    for (int64_t i = 0; i < n; i++)
         x[i] += factor * bias[i];
-    }
 }
 
 static void hide(float *restrict x, const uint8_t *restrict visible, int64_t n)
 {
 #pragma omp simd
-    for (int64_t i = 0; i < n; ++i) {
+    for (int64_t i = 0; i < n; i++)
         x[i] = visible[i] ? x[i] : -INFINITY;
-    }
 }
 
 /* The lane by lane maximum; the ternary operator on vectors is not C everywhere, a loop over lanes is. */
@@ -88,9 +85,8 @@ static inline vector take_larger(vector a, vector b)
     memcpy(lanes_a, &a, sizeof a);
     memcpy(lanes_b, &b, sizeof b);
 #pragma omp simd
-    for (int i = 0; i < (int)LANES; ++i) {
+    for (int i = 0; i < (int)LANES; i++)
         lanes_a[i] = lanes_b[i] > lanes_a[i] ? lanes_b[i] : lanes_a[i];
-    }
     memcpy(&a, lanes_a, sizeof a);
     return a;
 }
@@ -111,21 +107,18 @@ static float maximum(const float *x, int64_t n)
     const vector m = take_larger(take_larger(m0, m1), take_larger(m2, m3));
     float lanes[LANES], largest = -INFINITY;
     memcpy(lanes, &m, sizeof m);
-    for (int i = 0; i < (int)LANES; ++i) {
+    for (int i = 0; i < (int)LANES; i++)
         largest = lanes[i] > largest ? lanes[i] : largest;
-    }
-    for (; at < n; ++at) {
+    for (; at < n; at++)
         largest = x[at] > largest ? x[at] : largest;
-    }
     return largest;
 }
 
 static void subtract(float *x, float shift, int64_t n)
 {
 #pragma omp simd
-    for (int64_t i = 0; i < n; ++i) {
+    for (int64_t i = 0; i < n; i++)
         x[i] -= shift;
-    }
 }
 
 /* Four vectors of partial sums under any compiler flags: faster, and with fewer roundings behind each other, than a
@@ -143,18 +136,16 @@ static float sum(const float *x, int64_t n)
         s3 += vectors[3];
     }
     float total = add_lanes((s0 + s1) + (s2 + s3));
-    for (; at < n; ++at) {
+    for (; at < n; at++)
         total += x[at];
-    }
     return total;
 }
 
 static void scale(float *x, float factor, int64_t n)
 {
 #pragma omp simd
-    for (int64_t i = 0; i < n; ++i) {
+    for (int64_t i = 0; i < n; i++)
         x[i] *= factor;
-    }
 }
 
 #define JOIN(a, b) a##b

@@ -14,10 +14,8 @@ const bench_loops *bench_loops_of(heed_isa isa)
         &bench_loops_neon,
 #endif
     };
-    for (size_t i = 0; i < sizeof all / sizeof all[0]; ++i) {
-        if (all[i]->isa == isa) {
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        if (all[i]->isa == isa)
             return heed_isa_supported(isa) ? all[i] : NULL;
-        }
-    }
     return NULL;
 }

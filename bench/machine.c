@@ -16,7 +16,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_RATES = 512, READ_STEP = 256 /* floats, see bench_loops */ };
+enum { READ_STEP = 256 /* floats, see bench_loops */ };
 
 static const int64_t mebibyte = 1 << 20;
 
@@ -38,8 +38,8 @@ struct machine {
     machine_reads reads;
     float *read_buffer;
     int64_t read_buffer_bytes;
-    rate rates[MAX_RATES];
-    int n_rates;
+    rate *rates; /* as many as were ever asked for: n_rates of n_rates_allocated */
+    int n_rates, n_rates_allocated;
 };
 
 /* Results of loops end here, so that no compiler leaves the loops out. */
@@ -49,27 +49,42 @@ static volatile float sink;
 
 static double find_rate(const machine *m, heed_isa isa, int n_threads, int64_t bytes)
 {
-    for (int i = 0; i < m->n_rates; ++i) {
+    for (int i = 0; i < m->n_rates; i++) {
         const rate *r = &m->rates[i];
-        if (r->isa == isa && r->n_threads == n_threads && r->bytes == bytes) {
+        if (r->isa == isa && r->n_threads == n_threads && r->bytes == bytes)
             return r->largest;
-        }
     }
     return 0;
 }
 
-static void keep_rate(machine *m, heed_isa isa, int n_threads, int64_t bytes, double value)
+/* Makes room for one more rate; returns -1 without memory. */
+static int grow_rates(machine *m)
 {
-    for (int i = 0; i < m->n_rates; ++i) {
+    if (m->n_rates < m->n_rates_allocated)
+        return 0;
+    const int n = m->n_rates_allocated == 0 ? 64 : 2 * m->n_rates_allocated;
+    rate *rates = realloc(m->rates, (size_t)n * sizeof *rates);
+    if (!rates)
+        return -1;
+    m->rates = rates;
+    m->n_rates_allocated = n;
+    return 0;
+}
+
+/* Keeps a rate where it is the largest of its kind so far; returns -1 without memory for a new kind. */
+static int keep_rate(machine *m, heed_isa isa, int n_threads, int64_t bytes, double value)
+{
+    for (int i = 0; i < m->n_rates; i++) {
         rate *r = &m->rates[i];
         if (r->isa == isa && r->n_threads == n_threads && r->bytes == bytes) {
             r->largest = value > r->largest ? value : r->largest;
-            return;
+            return 0;
         }
     }
-    if (m->n_rates < MAX_RATES) {
-        m->rates[m->n_rates++] = (rate){isa, n_threads, bytes, value};
-    }
+    if (grow_rates(m) != 0)
+        return -1;
+    m->rates[m->n_rates++] = (rate){isa, n_threads, bytes, value};
+    return 0;
 }
 
 /* ---- Work on several threads ------------------------------------------------------------------------------------ */
@@ -86,17 +101,15 @@ typedef struct piece {
 
 static void work(const piece *p, int worker, int n_workers)
 {
-    if (p->buffer == NULL) {
-        for (int i = 0; i < p->n_repeats; ++i) {
+    if (!p->buffer) {
+        for (int i = 0; i < p->n_repeats; i++)
             sink = p->loops->multiply_add(p->n, 0.999f, 0.001f);
-        }
         return;
     }
     int64_t begin, end;
     parallel_share(p->n / READ_STEP, worker, n_workers, &begin, &end);
-    for (int i = 0; i < p->n_repeats; ++i) {
+    for (int i = 0; i < p->n_repeats; i++)
         sink = p->loops->read_sum(p->buffer + begin * READ_STEP, (end - begin) * READ_STEP);
-    }
 }
 
 /* The workers start behind a barrier and the last one to end stops the clock; none writes what another one does. */
@@ -110,9 +123,8 @@ static void work_in_team(void *job, int worker, int n_workers)
     }
     work(p, worker, n_workers);
     parallel_barrier();
-    if (worker == 0) {
+    if (worker == 0)
         p->last_end = clock_seconds();
-    }
 }
 
 static double time_piece(piece *p, int n_threads)
@@ -129,7 +141,7 @@ static double best_time(piece *p, int n_threads, double seconds, int n_trials)
     const double repeats = seconds / (once > 1e-9 ? once : 1e-9);
     p->n_repeats = repeats < 1 ? 1 : repeats > 1e6 ? 1000000 : (int)repeats;
     double best = time_piece(p, n_threads);
-    for (int i = 1; i < n_trials; ++i) {
+    for (int i = 1; i < n_trials; i++) {
         const double next = time_piece(p, n_threads);
         best = next < best ? next : best;
     }
@@ -138,16 +150,15 @@ static double best_time(piece *p, int n_threads, double seconds, int n_trials)
 
 /* ---- The ceilings ----------------------------------------------------------------------------------------------- */
 
-void machine_take_fma(machine *m, heed_isa isa, int n_threads)
+int machine_take_fma(machine *m, heed_isa isa, int n_threads)
 {
     const bench_loops *loops = bench_loops_of(isa);
-    if (loops == NULL) {
-        return;
-    }
+    if (!loops)
+        return 0;
     piece p = {.loops = loops, .n = 20000};
     const double seconds = best_time(&p, n_threads, m->quick ? 2e-4 : 1e-3, m->quick ? 2 : 5);
     const double flops = (double)p.n * (double)loops->flops_per_step * p.n_workers;
-    keep_rate(m, isa, n_threads, 0, flops / seconds * 1e-9);
+    return keep_rate(m, isa, n_threads, 0, flops / seconds * 1e-9);
 }
 
 double machine_fma_gflops(const machine *m, heed_isa isa, int n_threads) { return find_rate(m, isa, n_threads, 0); }
@@ -156,26 +167,23 @@ double machine_fma_gflops(const machine *m, heed_isa isa, int n_threads) { retur
  * the place of the old one, since both at once might not fit. */
 static int resize_read_buffer(machine *m, int64_t bytes)
 {
-    if (bytes == m->read_buffer_bytes) {
+    if (bytes == m->read_buffer_bytes)
         return 0;
-    }
     free(m->read_buffer);
     m->read_buffer = memory_allocate(bytes);
-    m->read_buffer_bytes = m->read_buffer == NULL ? 0 : bytes;
-    return m->read_buffer == NULL ? -1 : 0;
+    m->read_buffer_bytes = m->read_buffer ? bytes : 0;
+    return m->read_buffer ? 0 : -1;
 }
 
 int machine_take_read(machine *m, int64_t bytes, int n_threads)
 {
     const int64_t step_bytes = READ_STEP * (int64_t)sizeof(float);
     const int64_t rounded = (bytes + step_bytes - 1) / step_bytes * step_bytes;
-    if (resize_read_buffer(m, rounded) != 0) {
+    if (resize_read_buffer(m, rounded) != 0)
         return -1;
-    }
     piece p = {.loops = m->best_loops, .buffer = m->read_buffer, .n = rounded / (int64_t)sizeof(float)};
     const double seconds = best_time(&p, n_threads, m->quick ? 2e-4 : 2e-3, m->quick ? 1 : 3);
-    keep_rate(m, HEED_ISA_AUTO, n_threads, bytes, (double)rounded / seconds * 1e-9);
-    return 0;
+    return keep_rate(m, HEED_ISA_AUTO, n_threads, bytes, (double)rounded / seconds * 1e-9);
 }
 
 double machine_row_read_gbytes(const machine *m, int64_t bytes, int n_threads)
@@ -187,15 +195,14 @@ static double measure_exp(const machine *m)
 {
     enum { N = 4096 };
     static alignas(64) float x[N], y[N];
-    for (int i = 0; i < N; ++i) {
+    for (int i = 0; i < N; i++)
         x[i] = -20.0f * (float)i / N;
-    }
     const heed_kernels *kernels = heed_isa_kernels(m->best_loops->isa);
     double best = 1e9;
-    for (int trial = 0; trial < (m->quick ? 5 : 100); ++trial) {
+    for (int trial = 0; trial < (m->quick ? 5 : 100); trial++) {
         const int n_calls = 20;
         const double start = clock_seconds();
-        for (int i = 0; i < n_calls; ++i) {
+        for (int i = 0; i < n_calls; i++) {
             kernels->exp2_array(x, y, N);
             sink = y[i];
         }
@@ -230,9 +237,8 @@ static int measure_reads(machine *m)
     const int64_t dram_bytes = m->quick ? 64 * mebibyte : dram_wanted < memory / 4 ? dram_wanted : memory / 4;
 
     if (machine_take_read(m, dram_bytes, 1) != 0 || machine_take_read(m, l2_bytes, 1) != 0 ||
-        machine_take_read(m, l3_bytes, 1) != 0) {
+        machine_take_read(m, l3_bytes, 1) != 0)
         return -1;
-    }
     m->reads = (machine_reads){machine_row_read_gbytes(m, l2_bytes, 1), machine_row_read_gbytes(m, l3_bytes, 1),
                                machine_row_read_gbytes(m, dram_bytes, 1)};
     return 0;
@@ -245,13 +251,12 @@ static void read_cpu_name(char *name, size_t size)
 {
     snprintf(name, size, "unknown processor");
     FILE *file = fopen("/proc/cpuinfo", "r");
-    if (file == NULL) {
+    if (!file)
         return;
-    }
     char line[256];
-    while (fgets(line, sizeof line, file) != NULL) {
+    while (fgets(line, sizeof line, file)) {
         const char *colon = strchr(line, ':');
-        if (colon != NULL && (strncmp(line, "model name", 10) == 0 || strncmp(line, "Model", 5) == 0)) {
+        if (colon && (strncmp(line, "model name", 10) == 0 || strncmp(line, "Model", 5) == 0)) {
             snprintf(name, size, "%.*s", (int)strcspn(colon + 1, "\n") - 1, colon + 2);
             break;
         }
@@ -262,19 +267,21 @@ static void read_cpu_name(char *name, size_t size)
 machine *machine_create(int quick)
 {
     machine *m = calloc(1, sizeof *m);
-    if (m == NULL) {
+    if (!m)
         return NULL;
-    }
     read_cpu_name(m->cpu, sizeof m->cpu);
     const long n_cores = sysconf(_SC_NPROCESSORS_ONLN);
     m->n_cores = n_cores > 0 ? (int)n_cores : 1;
     m->quick = quick;
     static const heed_isa weakest_first[] = {HEED_ISA_SCALAR, HEED_ISA_NEON, HEED_ISA_AVX2, HEED_ISA_AVX512};
-    for (size_t i = 0; i < sizeof weakest_first / sizeof weakest_first[0]; ++i) {
+    for (size_t i = 0; i < sizeof weakest_first / sizeof weakest_first[0]; i++) {
         const bench_loops *loops = bench_loops_of(weakest_first[i]);
-        if (loops != NULL) {
-            m->best_loops = loops;
-            machine_take_fma(m, weakest_first[i], 1);
+        if (!loops)
+            continue;
+        m->best_loops = loops;
+        if (machine_take_fma(m, weakest_first[i], 1) != 0) {
+            machine_destroy(m);
+            return NULL;
         }
     }
     m->exp_gops = measure_exp(m);
@@ -287,8 +294,9 @@ machine *machine_create(int quick)
 
 void machine_destroy(machine *m)
 {
-    if (m != NULL) {
+    if (m) {
         free(m->read_buffer);
+        free(m->rates);
         free(m);
     }
 }

@@ -33,8 +33,9 @@ typedef struct machine_reads {
 } machine_reads;
 machine_reads machine_read_gbytes(const machine *m);
 
-/* Takes the FMA rate of an instruction set on that many threads once more (about 5 ms). */
-void machine_take_fma(machine *m, heed_isa isa, int n_threads);
+/* Takes the FMA rate of an instruction set on that many threads once more (about 5 ms); nothing where the machine does
+ * not have it. Returns -1 without memory, else 0. */
+int machine_take_fma(machine *m, heed_isa isa, int n_threads);
 
 /* GFLOP/s, two operations for one multiply-add: the largest rate taken so far, 0 when none was. */
 double machine_fma_gflops(const machine *m, heed_isa isa, int n_threads);

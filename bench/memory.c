@@ -7,14 +7,12 @@ enum { ALIGNMENT = 64 };
 
 void *memory_allocate(int64_t bytes)
 {
-    if (bytes < 0 || bytes > PTRDIFF_MAX - ALIGNMENT) {
+    if (bytes < 0 || bytes > PTRDIFF_MAX - ALIGNMENT)
         return NULL;
-    }
     const size_t rounded = ((size_t)bytes + ALIGNMENT) / ALIGNMENT * ALIGNMENT;
     void *memory = aligned_alloc(ALIGNMENT, rounded);
-    if (memory != NULL) {
+    if (memory)
         memset(memory, 0, rounded);
-    }
     return memory;
 }
 
@@ -22,8 +20,7 @@ float *memory_allocate_floats(int64_t a, int64_t b, int64_t c, int64_t d)
 {
     int64_t bytes = sizeof(float);
     if (__builtin_mul_overflow(bytes, a, &bytes) || __builtin_mul_overflow(bytes, b, &bytes) ||
-        __builtin_mul_overflow(bytes, c, &bytes) || __builtin_mul_overflow(bytes, d, &bytes)) {
+        __builtin_mul_overflow(bytes, c, &bytes) || __builtin_mul_overflow(bytes, d, &bytes))
         return NULL;
-    }
     return memory_allocate(bytes);
 }

@@ -92,53 +92,46 @@ static void parse_threads(const struct argp_state *argp, const char *text, compa
 {
     int64_t values[OPTIONS_MAX_THREADS];
     options->n_threads = value_integers(argp, "threads", text, 1, 1024, values, OPTIONS_MAX_THREADS);
-    for (int i = 0; i < options->n_threads; ++i) {
+    for (int i = 0; i < options->n_threads; i++) {
         options->threads[i] = (int)values[i];
-        if (values[i] > 1 && !parallel_available()) {
+        if (values[i] > 1 && !parallel_available())
             argp_error(argp, "--threads: this build has no OpenMP and runs on one thread");
-        }
     }
 }
 
 static void add_isa(const struct argp_state *argp, const char *name, compare_options *options)
 {
     const heed_isa isa = value_isa(argp, name);
-    for (int i = 0; i < options->n_isas; ++i) {
-        if (options->isas[i] == isa) {
+    for (int i = 0; i < options->n_isas; i++)
+        if (options->isas[i] == isa)
             argp_error(argp, "--isa: %s is named twice", heed_isa_name(isa));
-        }
-    }
     options->isas[options->n_isas++] = isa;
 }
 
 static void add_variant(const struct argp_state *argp, const char *name, compare_options *options)
 {
     const variant *found = value_variant(argp, name);
-    for (int i = 0; i < options->n_variants; ++i) {
-        if (options->variants[i] == found) {
+    for (int i = 0; i < options->n_variants; i++)
+        if (options->variants[i] == found)
             argp_error(argp, "--variants: %s is named twice", name);
-        }
-    }
     options->variants[options->n_variants++] = found;
 }
 
 static void add_sample(const struct argp_state *argp, const char *name, parse_state *state)
 {
-    if (strcmp(name, "encoder") == 0) {
+    if (strcmp(name, "encoder") == 0)
         state->samples |= 1;
-    } else if (strcmp(name, "decoder") == 0) {
+    else if (strcmp(name, "decoder") == 0)
         state->samples |= 2;
-    } else {
+    else
         argp_error(argp, "--sample: encoder or decoder expected, got \"%s\"", name);
-    }
 }
 
 static void parse_window(const struct argp_state *argp, const char *text, input_settings *settings)
 {
     int64_t values[2];
-    if (value_integers(argp, "softmax-window", text, -1, INT64_C(1) << 40, values, 2) != 2) {
+    if (value_integers(argp, "softmax-window", text, -1, INT64_C(1) << 40, values, 2) != 2)
         argp_error(argp, "--softmax-window: two sizes expected: L,R");
-    }
     settings->window_left = values[0];
     settings->window_right = values[1];
 }
@@ -171,12 +164,12 @@ static void add_sample_source(parse_state *state, const char *name, int causal)
 /* The input is named after the file of its queries. */
 static void add_file_source(const struct argp_state *argp, parse_state *state)
 {
-    if (state->q_path == NULL || state->k_path == NULL || state->v_path == NULL) {
+    if (!state->q_path || !state->k_path || !state->v_path) {
         argp_error(argp, "--q, --k and --v belong together");
         return;
     }
     const char *slash = strrchr(state->q_path, '/');
-    input_source *source = add_source(state, slash == NULL ? state->q_path : slash + 1);
+    input_source *source = add_source(state, slash ? slash + 1 : state->q_path);
     source->q_path = strdup(state->q_path);
     source->k_path = strdup(state->k_path);
     source->v_path = strdup(state->v_path);
@@ -189,7 +182,7 @@ static void add_random_sources(parse_state *state)
         return;
     }
     state->options->sweep = 1;
-    for (int i = 0; i < state->n_sweep; ++i) {
+    for (int i = 0; i < state->n_sweep; i++) {
         char name[32];
         snprintf(name, sizeof name, "N%lld", (long long)state->sweep[i]);
         input_source *source = add_source(state, name);
@@ -200,22 +193,19 @@ static void add_random_sources(parse_state *state)
 
 static void add_sources(const struct argp_state *argp, parse_state *state)
 {
-    const int files = state->q_path != NULL || state->k_path != NULL || state->v_path != NULL;
+    const int files = state->q_path || state->k_path || state->v_path;
     const int random = state->shape_given || state->n_sweep > 0;
-    if ((state->samples != 0) + files + random > 1) {
+    if ((state->samples != 0) + files + random > 1)
         argp_error(argp, "one kind of input expected: --sample, or --q --k --v, or --shape and --sweep");
-    }
     if (files) {
         add_file_source(argp, state);
     } else if (random) {
         add_random_sources(state);
     } else {
-        if (state->samples != 2) {
+        if (state->samples != 2)
             add_sample_source(state, "encoder", 0);
-        }
-        if (state->samples != 1) {
+        if (state->samples != 1)
             add_sample_source(state, "decoder", 1);
-        }
     }
 }
 
@@ -227,26 +217,22 @@ static void finish(const struct argp_state *argp, parse_state *state)
     compare_options *options = state->options;
     add_sources(argp, state);
     if (options->n_variants == 0) {
-        for (const variant *const *v = variant_list; *v != NULL; ++v) {
-            if ((*v)->unavailable == NULL) {
+        for (const variant *const *v = variant_list; *v; v++)
+            if (!(*v)->unavailable)
                 options->variants[options->n_variants++] = *v;
-            }
-        }
     }
-    if (options->n_isas == 0) {
+    if (options->n_isas == 0)
         add_isa(argp, "auto", options);
-    }
     if (options->n_threads == 0) {
         const long n_cores = sysconf(_SC_NPROCESSORS_ONLN);
         options->threads[options->n_threads++] = 1;
-        if (n_cores > 1 && parallel_available()) {
+        if (n_cores > 1 && parallel_available())
             options->threads[options->n_threads++] = (int)n_cores;
-        }
     }
-    if (options->quick) {
-        options->rounds.cell_seconds = 2e-3;
-        options->rounds.n_rounds = state->rounds_given ? options->rounds.n_rounds : 1;
-    }
+    const rounds_settings rounds = rounds_default(options->quick);
+    options->rounds.cell_seconds = rounds.cell_seconds;
+    if (!state->rounds_given)
+        options->rounds.n_rounds = rounds.n_rounds;
 }
 
 static error_t parse_input_option(int key, char *text, struct argp_state *argp)
@@ -356,19 +342,17 @@ static error_t parse_option(int key, char *text, struct argp_state *argp)
 static char *add_variants_to_help(int key, const char *text, void *input)
 {
     (void)input;
-    if (key != ARGP_KEY_HELP_EXTRA) {
+    if (key != ARGP_KEY_HELP_EXTRA)
         return (char *)(uintptr_t)text;
-    }
     char *help = NULL;
     size_t bytes = 0;
     FILE *stream = open_memstream(&help, &bytes);
-    if (stream == NULL) {
+    if (!stream)
         return NULL;
-    }
     fprintf(stream, "Variants:\n");
-    for (const variant *const *v = variant_list; *v != NULL; ++v) {
-        fprintf(stream, "  %-10s %s%s%s\n", (*v)->name, (*v)->summary, (*v)->unavailable != NULL ? "; " : "",
-                (*v)->unavailable != NULL ? (*v)->unavailable : "");
+    for (const variant *const *v = variant_list; *v; v++) {
+        fprintf(stream, "  %-10s %s%s%s\n", (*v)->name, (*v)->summary, (*v)->unavailable ? "; " : "",
+                (*v)->unavailable ? (*v)->unavailable : "");
     }
     fprintf(stream, "\nExit codes: 0 done, 1 an input or a run failed, 2 the command line makes no sense.");
     fclose(stream);
@@ -386,7 +370,6 @@ void options_parse(int argc, char **argv, compare_options *options)
     };
     *options = (compare_options){
         .settings = {.window_left = -1, .window_right = -1, .layout = LAYOUT_BHND, .seed = 1},
-        .rounds = {.n_rounds = 5, .cell_seconds = 40e-3},
     };
     parse_state state = {.options = options, .shape = {1, 8, 8, 0, 0, 64, 64}};
     data_find_folder(state.data_folder, sizeof state.data_folder);
@@ -396,7 +379,7 @@ void options_parse(int argc, char **argv, compare_options *options)
 
 void options_release(compare_options *options)
 {
-    for (int i = 0; i < options->n_sources; ++i) {
+    for (int i = 0; i < options->n_sources; i++) {
         free(options->sources[i].q_path);
         free(options->sources[i].k_path);
         free(options->sources[i].v_path);

@@ -18,17 +18,14 @@ static float value_at(const heed_tensor *t, int64_t index)
 static float *make_contiguous(const heed_tensor *t)
 {
     float *data = memory_allocate_floats(t->shape[0], t->shape[1], t->shape[2], t->shape[3]);
-    if (data == NULL) {
+    if (!data)
         return NULL;
-    }
     float *to = data;
-    for (int64_t b = 0; b < t->shape[0]; ++b) {
-        for (int64_t h = 0; h < t->shape[1]; ++h) {
-            for (int64_t n = 0; n < t->shape[2]; ++n) {
-                for (int64_t c = 0; c < t->shape[3]; ++c) {
+    for (int64_t b = 0; b < t->shape[0]; b++) {
+        for (int64_t h = 0; h < t->shape[1]; h++) {
+            for (int64_t n = 0; n < t->shape[2]; n++)
+                for (int64_t c = 0; c < t->shape[3]; c++)
                     *to++ = value_at(t, b * t->stride[0] + h * t->stride[1] + n * t->stride[2] + c);
-                }
-            }
         }
     }
     return data;
@@ -41,7 +38,7 @@ static int write_tensor(const char *folder, const char *name, const heed_tensor 
     char path[1200];
     snprintf(path, sizeof path, "%s/%s.npy", folder, name);
     float *data = make_contiguous(t);
-    if (data == NULL) {
+    if (!data) {
         snprintf(message, message_bytes, "%s: out of memory", path);
         return -1;
     }
@@ -55,22 +52,19 @@ static int write_random(const char *folder, const attention_input *input, char *
 {
     const heed_tensor *const tensors[] = {&input->q, &input->k, &input->v, &input->bias, &input->visible};
     static const char *const names[] = {"q", "k", "v", "bias", "visible"};
-    for (int i = input->random ? 0 : 3; i < 5; ++i) {
+    for (int i = input->random ? 0 : 3; i < 5; i++) {
         const int rank = i < 3 ? input->rank : 3;
-        if (tensors[i]->data != NULL && write_tensor(folder, names[i], tensors[i], rank, message, message_bytes) != 0) {
+        if (tensors[i]->data && write_tensor(folder, names[i], tensors[i], rank, message, message_bytes) != 0)
             return -1;
-        }
     }
     return 0;
 }
 
 static int is_first_of_variant(const compare_row *rows, int i)
 {
-    for (int j = 0; j < i; ++j) {
-        if (rows[j].variant == rows[i].variant) {
+    for (int j = 0; j < i; j++)
+        if (rows[j].variant == rows[i].variant)
             return 0;
-        }
-    }
     return 1;
 }
 
@@ -79,7 +73,7 @@ static int make_folder(const char *folder, char *message, size_t message_bytes)
 {
     char path[1024];
     snprintf(path, sizeof path, "%s", folder);
-    for (char *at = path + 1;; ++at) {
+    for (char *at = path + 1;; at++) {
         const char c = *at;
         if (c == '/' || c == '\0') {
             *at = '\0';
@@ -89,22 +83,18 @@ static int make_folder(const char *folder, char *message, size_t message_bytes)
             }
             *at = c;
         }
-        if (c == '\0') {
+        if (c == '\0')
             return 0;
-        }
     }
 }
 
 int outputs_write(const char *folder, const compare_row *rows, int n_rows, char *message, size_t message_bytes)
 {
-    if (make_folder(folder, message, message_bytes) != 0) {
+    if (make_folder(folder, message, message_bytes) != 0)
         return -1;
-    }
-    for (int i = 0; i < n_rows; ++i) {
+    for (int i = 0; i < n_rows; i++)
         if (is_first_of_variant(rows, i) && write_tensor(folder, rows[i].variant->name, &rows[i].setup.out,
-                                                         rows[i].setup.input->rank, message, message_bytes) != 0) {
+                                                         rows[i].setup.input->rank, message, message_bytes) != 0)
             return -1;
-        }
-    }
     return write_random(folder, rows[0].setup.input, message, message_bytes);
 }

@@ -13,9 +13,8 @@ progress progress_start(int n_steps) { return (progress){.shown = isatty(STDERR_
 
 void progress_step(progress *p, const char *what)
 {
-    if (!p->shown) {
+    if (!p->shown)
         return;
-    }
     const int done = p->n_done < p->n_steps ? p->n_done++ : p->n_steps;
     const int filled = BAR_WIDTH * done / p->n_steps;
     char bar[BAR_WIDTH + 1];
@@ -27,8 +26,7 @@ void progress_step(progress *p, const char *what)
 
 void progress_end(progress *p)
 {
-    if (p->shown) {
+    if (p->shown)
         fputs(wipe, stderr);
-    }
     p->shown = 0;
 }

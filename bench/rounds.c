@@ -25,9 +25,8 @@ static double find_median(double *values, int n)
 
 static void rest(const compare_row *row)
 {
-    if (row->variant->needs_pause && row->setup.n_threads > 1) {
+    if (row->variant->needs_pause && row->setup.n_threads > 1)
         nanosleep(&pause_time, NULL);
-    }
 }
 
 /* One run; *seconds receives its time. */
@@ -37,20 +36,17 @@ static int run_once(const compare_row *row, double *seconds, char *message, size
     const double start = clock_seconds();
     const int result = row->variant->run(row->state, reason, sizeof reason);
     *seconds = clock_seconds() - start;
-    if (result != 0) {
+    if (result != 0)
         snprintf(message, message_bytes, "%s: %s", row->variant->name, reason);
-    }
     return result;
 }
 
 static int run_cell(compare_row *row, char *message, size_t message_bytes)
 {
     double seconds[ROUNDS_MAX_REPEATS];
-    for (int i = 0; i < row->n_repeats; ++i) {
-        if (run_once(row, &seconds[i], message, message_bytes) != 0) {
+    for (int i = 0; i < row->n_repeats; i++)
+        if (run_once(row, &seconds[i], message, message_bytes) != 0)
             return -1;
-        }
-    }
     const double median_ms = 1e3 * find_median(seconds, row->n_repeats);
     row->ms = median_ms < row->ms ? median_ms : row->ms;
     rest(row);
@@ -67,9 +63,8 @@ static int warm_up(compare_row *row, const rounds_settings *settings, char *mess
     double fastest = INFINITY;
     do {
         double seconds;
-        if (run_once(row, &seconds, message, message_bytes) != 0) {
+        if (run_once(row, &seconds, message, message_bytes) != 0)
             return -1;
-        }
         fastest = seconds < fastest ? seconds : fastest;
     } while (clock_seconds() - start < settings->cell_seconds);
     const double wanted = ceil(settings->cell_seconds / (fastest > 1e-7 ? fastest : 1e-7));
@@ -83,7 +78,7 @@ static int prepare_row(compare_row *row, const rounds_settings *settings, char *
     char reason[256] = "";
     row->ms = INFINITY;
     row->state = row->variant->prepare(&row->setup, reason, sizeof reason);
-    if (row->state == NULL) {
+    if (!row->state) {
         snprintf(message, message_bytes, "%s: %s", row->variant->name, reason);
         return -1;
     }
@@ -97,15 +92,16 @@ static int prepare_row(compare_row *row, const rounds_settings *settings, char *
 /* Takes the FMA rate and the bandwidth of every kind of row once more. */
 static int take_ceilings(const compare_row *rows, int n_rows, machine *m, char *message, size_t message_bytes)
 {
-    for (int i = 0; i < n_rows; ++i) {
+    for (int i = 0; i < n_rows; i++) {
         int fma_taken = 0, read_taken = 0;
-        for (int j = 0; j < i; ++j) {
+        for (int j = 0; j < i; j++) {
             const int same_threads = rows[j].setup.n_threads == rows[i].setup.n_threads;
             fma_taken |= same_threads && rows[j].setup.isa == rows[i].setup.isa;
             read_taken |= same_threads && row_read_bytes(&rows[j]) == row_read_bytes(&rows[i]);
         }
-        if (!fma_taken) {
-            machine_take_fma(m, rows[i].setup.isa, rows[i].setup.n_threads);
+        if (!fma_taken && machine_take_fma(m, rows[i].setup.isa, rows[i].setup.n_threads) != 0) {
+            snprintf(message, message_bytes, "out of memory for the rates");
+            return -1;
         }
         if (!read_taken && machine_take_read(m, row_read_bytes(&rows[i]), rows[i].setup.n_threads) != 0) {
             snprintf(message, message_bytes, "out of memory for the bandwidth loop");
@@ -119,9 +115,8 @@ static int take_ceilings(const compare_row *rows, int n_rows, machine *m, char *
 static void describe(const compare_row *row, int round, int n_rounds, char *text, size_t size)
 {
     char when[48] = "warming up";
-    if (round > 0) {
+    if (round > 0)
         snprintf(when, sizeof when, "round %d of %d", round, n_rounds);
-    }
     snprintf(text, size, "%.12s, %.12s, %s, %d thread%s, %s", row->setup.input->name, row->variant->name,
              heed_isa_name(row->setup.isa), row->setup.n_threads, row->setup.n_threads == 1 ? "" : "s", when);
 }
@@ -129,30 +124,33 @@ static void describe(const compare_row *row, int round, int n_rounds, char *text
 static int run_rounds(compare_row *rows, int n_rows, const rounds_settings *settings, machine *m, progress *bar,
                       char *message, size_t message_bytes)
 {
-    for (int round = 0; round <= settings->n_rounds; ++round) {
-        for (int i = 0; i < n_rows; ++i) {
+    for (int round = 0; round <= settings->n_rounds; round++) {
+        for (int i = 0; i < n_rows; i++) {
             char text[128];
             describe(&rows[i], round, settings->n_rounds, text, sizeof text);
             progress_step(bar, text);
             const int result = round == 0 ? prepare_row(&rows[i], settings, message, message_bytes)
                                           : run_cell(&rows[i], message, message_bytes);
-            if (result != 0) {
+            if (result != 0)
                 return -1;
-            }
         }
-        if (take_ceilings(rows, n_rows, m, message, message_bytes) != 0) {
+        if (take_ceilings(rows, n_rows, m, message, message_bytes) != 0)
             return -1;
-        }
     }
     return 0;
+}
+
+rounds_settings rounds_default(int quick)
+{
+    return (rounds_settings){.n_rounds = quick ? 1 : 5, .cell_seconds = quick ? 2e-3 : 40e-3};
 }
 
 int rounds_run(compare_row *rows, int n_rows, const rounds_settings *settings, machine *m, progress *bar, char *message,
                size_t message_bytes)
 {
     const int result = run_rounds(rows, n_rows, settings, m, bar, message, message_bytes);
-    for (int i = 0; i < n_rows; ++i) {
-        if (rows[i].state != NULL) {
+    for (int i = 0; i < n_rows; i++) {
+        if (rows[i].state) {
             rows[i].variant->release(rows[i].state);
             rows[i].state = NULL;
         }

@@ -14,6 +14,9 @@ typedef struct rounds_settings {
     double cell_seconds; /* also the time a row runs before anything is timed */
 } rounds_settings;
 
+/* Five rounds of 40 ms; `quick` is for rough figures at once: one round of 2 ms. */
+rounds_settings rounds_default(int quick);
+
 /* Prepares, runs and times the rows: fills ms, n_repeats and scratch_bytes, and leaves each output of the last run in
  * setup.out. The ceilings of the rows are taken before the first round and after every one. Returns 0, or -1 with the
  * reason in `message`; no row is left prepared. */

@@ -23,12 +23,10 @@ int64_t row_read_bytes(const compare_row *row) { return (int64_t)row->variant->b
 
 const compare_row *row_find_softmax(const compare_row *row, const compare_row *rows, int n_rows)
 {
-    for (int i = 0; i < n_rows; ++i) {
+    for (int i = 0; i < n_rows; i++)
         if (rows[i].variant == &variant_softmax && row_same_input(&rows[i], row) &&
-            rows[i].setup.isa == row->setup.isa && rows[i].setup.n_threads == row->setup.n_threads) {
+            rows[i].setup.isa == row->setup.isa && rows[i].setup.n_threads == row->setup.n_threads)
             return &rows[i];
-        }
-    }
     return NULL;
 }
 

@@ -11,7 +11,7 @@ static void print_machine(const machine *m)
            machine_n_cores(m) == 1 ? "" : "s", machine_compiler(), machine_blas());
     printf("one thread: FMA");
     const char *comma = " ";
-    for (heed_isa isa = HEED_ISA_SCALAR; isa <= HEED_ISA_NEON; ++isa) {
+    for (heed_isa isa = HEED_ISA_SCALAR; isa <= HEED_ISA_NEON; isa++) {
         const double gflops = machine_fma_gflops(m, isa, 1);
         if (gflops > 0) {
             printf("%s%s %.0f", comma, heed_isa_name(isa), gflops);
@@ -25,9 +25,8 @@ static void print_machine(const machine *m)
 
 static void print_window_side(const char *side, int64_t size)
 {
-    if (size >= 0) {
+    if (size >= 0)
         printf(", window %s %" PRId64, side, size);
-    }
 }
 
 static void print_input(const compare_row *row)
@@ -48,22 +47,20 @@ static void print_input(const compare_row *row)
 
 static void format_bytes(int64_t bytes, char *text, size_t size)
 {
-    if (bytes >= INT64_C(10) << 20) {
+    if (bytes >= INT64_C(10) << 20)
         snprintf(text, size, "%.0f MiB", (double)bytes / (1 << 20));
-    } else {
+    else
         snprintf(text, size, "%.0f KiB", (double)bytes / (1 << 10));
-    }
 }
 
 /* How many times as fast as softmax; nothing where softmax did not run. */
 static void format_speedup(const compare_row *row, const compare_row *rows, int n_rows, char *text, size_t size)
 {
     const compare_row *softmax = row_find_softmax(row, rows, n_rows);
-    if (softmax == NULL) {
+    if (!softmax)
         snprintf(text, size, "-");
-    } else {
+    else
         snprintf(text, size, "%.2f", softmax->ms / row->ms);
-    }
 }
 
 static void print_row(const compare_row *row, const compare_row *rows, int n_rows, const machine *m)
@@ -82,10 +79,9 @@ static void print_row(const compare_row *row, const compare_row *rows, int n_row
 void table_print(const compare_row *rows, int n_rows, const machine *m)
 {
     print_machine(m);
-    for (int i = 0; i < n_rows; ++i) {
-        if (i == 0 || !row_same_input(&rows[i], &rows[i - 1])) {
+    for (int i = 0; i < n_rows; i++) {
+        if (i == 0 || !row_same_input(&rows[i], &rows[i - 1]))
             print_input(&rows[i]);
-        }
         print_row(&rows[i], rows, n_rows, m);
     }
     printf(

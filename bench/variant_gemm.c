@@ -83,9 +83,8 @@ static gemm_product find_product(const gemm_state *s, int64_t index, int64_t mat
 
 static void hide_keys(float *row, int64_t begin, int64_t end)
 {
-    for (int64_t j = begin; j < end; ++j) {
+    for (int64_t j = begin; j < end; j++)
         row[j] = 0;
-    }
 }
 
 /* Row r of a product becomes 2^(s - largest s), 0 where hidden. The sum is divided out later. */
@@ -100,17 +99,14 @@ static void weigh_row(const gemm_product *p, int64_t r)
 
     int64_t begin, end;
     input_visible_range(in, i, &begin, &end);
-    if (begin > end) {
+    if (begin > end)
         begin = end = 0;
-    }
     float *seen = row + begin;
     const int64_t n = end - begin;
-    if (in->bias.data != NULL) {
+    if (in->bias.data)
         s->loops->add_bias(seen, (const float *)in->bias.data + pair + begin, s->log2_e, n);
-    }
-    if (in->visible.data != NULL) {
+    if (in->visible.data)
         s->loops->hide(seen, (const uint8_t *)in->visible.data + pair + begin, n);
-    }
     const float largest = s->loops->maximum(seen, n);
     if (largest == -INFINITY) {
         hide_keys(row, 0, n_keys);
@@ -129,9 +125,8 @@ static void weigh_rows(void *job, int worker, int n_workers)
     const gemm_product *p = job;
     int64_t begin, end;
     parallel_share(p->state->n_rows, worker, n_workers, &begin, &end);
-    for (int64_t r = begin; r < end; ++r) {
+    for (int64_t r = begin; r < end; r++)
         weigh_row(p, r);
-    }
 }
 
 /* ---- Products --------------------------------------------------------------------------------------------------- */
@@ -146,9 +141,8 @@ static void run_product(gemm_product *p)
               n_keys);
     parallel_run(s->way.n_row_threads, weigh_rows, p);
     heed_gemm(0, s->n_rows, dv, n_keys, 1, p->scores, n_keys, p->v, in->v.stride[2], 0, p->out, p->out_stride);
-    for (int64_t r = 0; r < s->n_rows; ++r) {
+    for (int64_t r = 0; r < s->n_rows; r++)
         s->loops->scale(p->out + r * p->out_stride, p->inverse_sums[r], dv);
-    }
 }
 
 static void run_products(void *job, int worker, int n_workers)
@@ -156,7 +150,7 @@ static void run_products(void *job, int worker, int n_workers)
     const gemm_state *s = job;
     int64_t begin, end;
     parallel_share(s->n_products, worker, n_workers, &begin, &end);
-    for (int64_t index = begin; index < end; ++index) {
+    for (int64_t index = begin; index < end; index++) {
         gemm_product product = find_product(s, index, worker);
         run_product(&product);
     }
@@ -177,7 +171,7 @@ static int run(void *state, char *message, size_t message_bytes)
 static void release(void *state)
 {
     gemm_state *s = state;
-    if (s != NULL) {
+    if (s) {
         free(s->scores);
         free(s->inverse_sums);
         free(s);
@@ -190,7 +184,7 @@ static int allocate(gemm_state *s, int n_matrices)
     free(s->inverse_sums);
     s->scores = memory_allocate_floats(1, n_matrices, s->n_rows, s->setup.input->shape.n_keys);
     s->inverse_sums = memory_allocate_floats(1, 1, n_matrices, s->n_rows);
-    return s->scores != NULL && s->inverse_sums != NULL ? 0 : -1;
+    return s->scores && s->inverse_sums ? 0 : -1;
 }
 
 /* The best run of 50 ms, at least three: the first ones wake threads, and a busy moment must not decide. */
@@ -199,7 +193,7 @@ static double try_way(gemm_state *s, const gemm_way *way)
     const double start = clock_seconds();
     double best = INFINITY;
     s->way = *way;
-    for (int i = 0; i < 3 || clock_seconds() - start < 50e-3; ++i) {
+    for (int i = 0; i < 3 || clock_seconds() - start < 50e-3; i++) {
         const double run_start = clock_seconds();
         run(s, NULL, 0);
         const double seconds = clock_seconds() - run_start;
@@ -216,7 +210,7 @@ static void choose_way(gemm_state *s)
     gemm_way fastest = ways[0];
     if (n > 1) {
         double best = try_way(s, &ways[0]);
-        for (int i = 1; i < 3; ++i) {
+        for (int i = 1; i < 3; i++) {
             const double seconds = try_way(s, &ways[i]);
             if (seconds < best) {
                 best = seconds;
@@ -230,7 +224,7 @@ static void choose_way(gemm_state *s)
 static void *prepare(const variant_setup *setup, char *message, size_t message_bytes)
 {
     gemm_state *s = calloc(1, sizeof *s);
-    if (s == NULL) {
+    if (!s) {
         snprintf(message, message_bytes, "out of memory");
         return NULL;
     }
@@ -243,7 +237,7 @@ static void *prepare(const variant_setup *setup, char *message, size_t message_b
     s->scale = (float)(1 / sqrt((double)shape->n_channels));
     s->n_products = shape->batch * (s->rows_are_heads ? shape->n_kv_heads : shape->n_query_heads);
     s->n_rows = s->rows_are_heads ? shape->n_query_heads / shape->n_kv_heads : shape->n_queries;
-    if (s->kernels == NULL || s->loops == NULL) {
+    if (!s->kernels || !s->loops) {
         snprintf(message, message_bytes, "%s is not on this machine", heed_isa_name(setup->isa));
         release(s);
         return NULL;

@@ -13,7 +13,7 @@ typedef struct softmax_state {
 static void release(void *state)
 {
     softmax_state *s = state;
-    if (s != NULL) {
+    if (s) {
         heed_context_destroy(s->context);
         free(s);
     }
@@ -22,7 +22,7 @@ static void release(void *state)
 static void *prepare(const variant_setup *setup, char *message, size_t message_bytes)
 {
     softmax_state *s = calloc(1, sizeof *s);
-    if (s == NULL) {
+    if (!s) {
         snprintf(message, message_bytes, "out of memory");
         return NULL;
     }
