@@ -308,9 +308,10 @@ typedef struct heed_softmax_options {
  *  sinks; rows beyond query_lengths give 0 and -inf. Of parts that will be merged exactly one gets the sinks.
  *
  *  Error against float64 on random inputs, D <= 1024: at most 2e-6 max|v| for scores up to 30 and Nk <= 32768 (2.6e-6
- *  where every single row reaches 30), and at most 2e-5 max|v| where one early score stands 17 above up to 16383 others;
- *  of lse as much plus 1 ulp. Beyond 30 it grows with the scores. v = 1 in all visible rows gives exactly 1 (without
- *  sinks), and a row that sees one key gives its value.
+ *  where every single row reaches 30), at most 2e-5 max|v| where one early score stands 17 above up to 16383 others.
+ *  Beyond 30 it grows with the scores. Error of lse: as much (without max|v|), 1 ulp, and 2.5e-7 for every 128 keys
+ *  over which the largest score so far goes on rising. v = 1 in all visible rows gives exactly 1 (without sinks), and
+ *  a row that sees one key gives its value.
  *
  *  Returns HEED_OK or HEED_ERROR_ARGUMENT, _SHAPE, _STRIDE, _OVERLAP, _DTYPE, _SCRATCH, _BUSY.
  *  Safe from any thread with a context of its own. */
@@ -332,8 +333,8 @@ HEED_API heed_status heed_softmax_scratch_bytes(const heed_tensor *q, const heed
  *
  *      lse = log(exp(lse_a) + exp(lse_b)),  out = exp(lse_a - lse) out_a + exp(lse_b - lse) out_b
  *
- *  (0, -inf) is the empty part: a part with lse = -inf leaves the other one as it is, bit for bit. Associative and
- *  commutative up to rounding; a fixed order gives the same bits.
+ *  (0, -inf) is the empty part: a part with lse = -inf leaves the other one as it is, bit for bit. A part with lse =
+ *  +inf or NaN gives NaN. Associative and commutative up to rounding; a fixed order gives the same bits.
  *
  *  @param context            what it runs on
  *  @param out_a, out_b, out  float32 (B, H, N, Dv)

@@ -46,8 +46,8 @@ enum {
  * scores_rows, values_rows, values_careful_rows, output_rows
  *                what scores_tile, values_tile, values_careful_tile and output_tile compute, for a few rows: queries q
  *                are rows q_stride apart, outputs o and the scratch `sums` are rows of n_channels; s and p stay tiles
- *                whose lane r is row r, r < n_rows. The other lanes keep what they hold. Scores are summed lane by lane
- *                of a vector of channels, then pairwise.
+ *                whose lane r is row r, r < n_rows. The other lanes keep what they hold. Scores are summed in
+ *                chunks of vectors of channels, lane by lane, then pairwise.
  * blend_rows     out[i] = a[i] weight_a + b[i] weight_b; out may be a or b */
 #define HEED_KERNEL_LIST(X)                                                                                            \
     X(void, exp2_array, (const float *x, float *y, int64_t n))                                                         \

@@ -5,73 +5,124 @@
 #include "kernels/kernel.h"
 
 enum {
-    SCORES_ROWS = 4, /* rows that share one pass over K */
-    VALUES_ROWS = 2, /* rows that share one pass over V: VALUES_ROWS x ROW_VECTORS accumulators */
-    VALUES_KEYS = 16 /* keys that all rows and channels go over before the next ones: their V stays in L1 */
+    SCORES_ROWS = 4,   /* rows that share one pass over K */
+    SCORES_CHUNK = 16, /* vectors of channels in a chunk */
+    SCORES_LEVELS = 6, /* 2^6 chunks at most */
+    VALUES_ROWS = 2,   /* rows that share one pass over V: VALUES_ROWS x ROW_VECTORS accumulators */
+    VALUES_KEYS = 16   /* keys that all rows and channels go over before the next ones: their V stays in L1 */
 };
 
 HEED_INLINE int lanes_left(int64_t n) { return n < VF_LANES ? (int)n : VF_LANES; }
 
-HEED_INLINE void scores_block(float *restrict s, const float *restrict q, int64_t q_stride, const float *restrict k,
-                              int64_t k_stride, int n_keys, int64_t n_channels, const int n_rows)
+/* sum[r] = the lanes of sum_c q[r][c] key[c] over the channels of one chunk, in two running sums. */
+HEED_INLINE void scores_chunk(vf sum[SCORES_ROWS], const float *restrict q, int64_t q_stride, const float *restrict key,
+                              int64_t n_channels, const int n_rows)
 {
-    for (int j = 0; j < n_keys; j++) {
-        const float *key = k + j * k_stride;
-        vf even[SCORES_ROWS], odd[SCORES_ROWS];
+    vf odd[SCORES_ROWS];
+    HEED_UNROLL
+    for (int r = 0; r < n_rows; r++)
+        sum[r] = odd[r] = vf_zero();
+    int64_t c = 0;
+    for (; c + 2 * VF_LANES <= n_channels; c += 2 * VF_LANES) {
+        vf first = vf_keep(vf_load(key + c)), second = vf_keep(vf_load(key + c + VF_LANES));
+        HEED_UNROLL
+        for (int r = 0; r < n_rows; r++) {
+            sum[r] = vf_fma(first, vf_load(q + r * q_stride + c), sum[r]);
+            odd[r] = vf_fma(second, vf_load(q + r * q_stride + c + VF_LANES), odd[r]);
+        }
+    }
+    for (; c < n_channels; c += VF_LANES) {
+        int width = lanes_left(n_channels - c);
+        vf rest = vf_load_n(key + c, width);
         HEED_UNROLL
         for (int r = 0; r < n_rows; r++)
-            even[r] = odd[r] = vf_zero();
-        int64_t c = 0;
-        for (; c + 2 * VF_LANES <= n_channels; c += 2 * VF_LANES) {
-            vf first = vf_keep(vf_load(key + c)), second = vf_keep(vf_load(key + c + VF_LANES));
-            HEED_UNROLL
-            for (int r = 0; r < n_rows; r++) {
-                even[r] = vf_fma(first, vf_load(q + r * q_stride + c), even[r]);
-                odd[r] = vf_fma(second, vf_load(q + r * q_stride + c + VF_LANES), odd[r]);
-            }
-        }
-        for (; c < n_channels; c += VF_LANES) {
-            int width = lanes_left(n_channels - c);
-            vf rest = vf_load_n(key + c, width);
-            HEED_UNROLL
-            for (int r = 0; r < n_rows; r++)
-                even[r] = vf_fma(rest, vf_load_n(q + r * q_stride + c, width), even[r]);
-        }
+            sum[r] = vf_fma(rest, vf_load_n(q + r * q_stride + c, width), sum[r]);
+    }
+    HEED_UNROLL
+    for (int r = 0; r < n_rows; r++)
+        sum[r] = vf_add(sum[r], odd[r]);
+}
+
+HEED_INLINE void add_rows(vf sum[SCORES_ROWS], const vf other[SCORES_ROWS], const int n_rows)
+{
+    HEED_UNROLL
+    for (int r = 0; r < n_rows; r++)
+        sum[r] = vf_add(sum[r], other[r]);
+}
+
+/* Of a key with many channels. Chunks are added pairwise, for the reason and in the way that scores.c tells. */
+HEED_INLINE void scores_chunks(vf sum[SCORES_ROWS], const float *restrict q, int64_t q_stride,
+                               const float *restrict key, int64_t n_channels, const int n_rows)
+{
+    vf levels[SCORES_LEVELS][SCORES_ROWS];
+    int64_t chunk_channels = SCORES_CHUNK * VF_LANES, chunk = 0, c = 0;
+    while (chunk_channels << SCORES_LEVELS < n_channels)
+        chunk_channels *= 2;
+    for (; c + chunk_channels < n_channels; c += chunk_channels, chunk++) {
+        int level = 0;
+        scores_chunk(sum, q + c, q_stride, key + c, chunk_channels, n_rows);
+        for (; chunk >> level & 1; level++)
+            add_rows(sum, levels[level], n_rows);
         HEED_UNROLL
         for (int r = 0; r < n_rows; r++)
-            s[j * TILE_LANES + r] = vf_sum(vf_add(even[r], odd[r]));
+            levels[level][r] = sum[r];
+    }
+    scores_chunk(sum, q + c, q_stride, key + c, n_channels - c, n_rows);
+    for (int level = 0; chunk >> level; level++) {
+        if (chunk >> level & 1)
+            add_rows(sum, levels[level], n_rows);
     }
 }
 
-#define SCORES_ROWS_MICRO(n_rows)                                                                                      \
-    static HEED_NOINLINE void scores_rows_micro_##n_rows(float *restrict s, const float *restrict q, int64_t q_stride, \
-                                                         const float *restrict k, int64_t k_stride, int n_keys,        \
-                                                         int64_t n_channels)                                           \
+HEED_INLINE void scores_block(float *restrict s, const float *restrict q, int64_t q_stride, const float *restrict k,
+                              int64_t k_stride, int n_keys, int64_t n_channels, const int n_rows, const int in_chunks)
+{
+    vf sum[SCORES_ROWS];
+    for (int j = 0; j < n_keys; j++) {
+        if (in_chunks)
+            scores_chunks(sum, q, q_stride, k + j * k_stride, n_channels, n_rows);
+        else
+            scores_chunk(sum, q, q_stride, k + j * k_stride, n_channels, n_rows);
+        HEED_UNROLL
+        for (int r = 0; r < n_rows; r++)
+            s[j * TILE_LANES + r] = vf_sum(sum[r]);
+    }
+}
+
+#define SCORES_ROWS_INSTANCE(name, n_rows, in_chunks)                                                                  \
+    static HEED_NOINLINE void name(float *restrict s, const float *restrict q, int64_t q_stride,                       \
+                                   const float *restrict k, int64_t k_stride, int n_keys, int64_t n_channels)          \
     {                                                                                                                  \
-        scores_block(s, q, q_stride, k, k_stride, n_keys, n_channels, n_rows);                                         \
+        scores_block(s, q, q_stride, k, k_stride, n_keys, n_channels, n_rows, in_chunks);                              \
     }
 
-SCORES_ROWS_MICRO(1)
-SCORES_ROWS_MICRO(2)
-SCORES_ROWS_MICRO(3)
-SCORES_ROWS_MICRO(4)
+SCORES_ROWS_INSTANCE(scores_rows_micro_1, 1, 0)
+SCORES_ROWS_INSTANCE(scores_rows_micro_2, 2, 0)
+SCORES_ROWS_INSTANCE(scores_rows_micro_3, 3, 0)
+SCORES_ROWS_INSTANCE(scores_rows_micro_4, 4, 0)
+SCORES_ROWS_INSTANCE(scores_rows_chunks_1, 1, 1)
+SCORES_ROWS_INSTANCE(scores_rows_chunks_2, 2, 1)
+SCORES_ROWS_INSTANCE(scores_rows_chunks_3, 3, 1)
+SCORES_ROWS_INSTANCE(scores_rows_chunks_4, 4, 1)
 
 typedef void scores_rows_micro(float *restrict s, const float *restrict q, int64_t q_stride, const float *restrict k,
                                int64_t k_stride, int n_keys, int64_t n_channels);
 
-static scores_rows_micro *const scores_rows_micros[SCORES_ROWS] = {scores_rows_micro_1, scores_rows_micro_2,
-                                                                   scores_rows_micro_3, scores_rows_micro_4};
+static scores_rows_micro *const scores_rows_micros[2][SCORES_ROWS] = {
+    {scores_rows_micro_1, scores_rows_micro_2, scores_rows_micro_3, scores_rows_micro_4},
+    {scores_rows_chunks_1, scores_rows_chunks_2, scores_rows_chunks_3, scores_rows_chunks_4},
+};
 
 void HEED_FN(scores_rows)(float *restrict s, const float *restrict q, int64_t q_stride, const float *restrict k,
                           int64_t k_stride, int n_keys, int64_t n_channels, int n_rows)
 {
-    int step = n_rows <= SCORES_ROWS ? n_keys : VALUES_KEYS;
+    int step = n_rows <= SCORES_ROWS ? n_keys : VALUES_KEYS, in_chunks = n_channels > SCORES_CHUNK * VF_LANES;
     for (int j = 0; j < n_keys; j += step) {
         int keys = n_keys - j < step ? n_keys - j : step;
         for (int r = 0; r < n_rows; r += SCORES_ROWS) {
             int rows = n_rows - r < SCORES_ROWS ? n_rows - r : SCORES_ROWS;
-            scores_rows_micros[rows - 1](s + j * TILE_LANES + r, q + r * q_stride, q_stride, k + j * k_stride, k_stride,
-                                         keys, n_channels);
+            scores_rows_micros[in_chunks][rows - 1](s + j * TILE_LANES + r, q + r * q_stride, q_stride,
+                                                    k + j * k_stride, k_stride, keys, n_channels);
         }
     }
 }

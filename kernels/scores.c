@@ -2,9 +2,9 @@
  *
  * One running sum over all channels would round at the size of the whole score after every term. Chunks of channels
  * are summed from zero and added pairwise: chunk t joins the sums of 1, 2, 4 ... chunks before it that the trailing
- * ones of t stand for, as in a binary counter. Where scores reach 30 that leaves a quarter of the error or less; what is
- * left is hardly more than the rounding of the last few additions. Fewer channels want shorter chunks, as each of their
- * products is a larger part of the score. */
+ * ones of t stand for, as in a binary counter. Where scores reach 30 that leaves a quarter of the error or less, hardly
+ * more than the rounding of the last few additions. Fewer channels want shorter chunks, as each of their products is a
+ * larger part of the score. */
 #include "kernels/product.h"
 
 enum { SHORT_CHUNK = 8, LONG_CHUNK = 16, LONG_CHUNKS_ABOVE = 64, CHUNK_LEVELS = 6 };

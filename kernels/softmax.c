@@ -42,7 +42,8 @@ HEED_INLINE void softmax_vector(float *restrict s, float *restrict m, float *res
     vf_store(m, maximum);
 }
 
-/* The loops of one vector of lanes, in functions of their own: together with others they would not fit the registers. */
+/* The loops of one vector of lanes, in functions of their own: with others beside them they would not fit the
+ * registers. */
 static HEED_NOINLINE void softmax_micro_plain(float *restrict s, float *restrict m, float *restrict l,
                                               float *restrict rescale, int n_keys)
 {

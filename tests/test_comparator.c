@@ -12,6 +12,7 @@
 #include "support/compare.h"
 #include "support/guard.h"
 #include "support/random.h"
+#include "support/seed.h"
 
 enum { BATCH = 2, HEADS = 2, TOKENS = 3, CHANNELS = 5, N_VALUES = BATCH * HEADS * TOKENS * CHANNELS };
 
@@ -289,5 +290,5 @@ int main(void)
         cmocka_unit_test(fresh_guarded_floats_are_nan),
         cmocka_unit_test(streams_differ_and_repeat),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, print_seed, NULL);
 }

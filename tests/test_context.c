@@ -1,6 +1,7 @@
 /* Contexts: which instruction set, which memory, which threads, and every way in which making one can fail. Then the
  * small public functions: version, status texts, names, reports. */
 #define _POSIX_C_SOURCE 200112L /* setenv */
+#include "core/context.h"
 #include "heed.h"
 #include "support/runner.h"
 
@@ -51,6 +52,8 @@ static heed_isa isa_that_ran(heed_isa in_config)
         fail_msg("isa %d: %s: %s", (int)in_config, heed_status_text(status), message);
     assert_string_equal(message, "");
     const heed_isa ran = run_small_call(context);
+    /* The table that ran is that of the instruction set in the report, not only called so. */
+    assert_string_equal(context->kernels->isa, heed_isa_name(ran));
     heed_context_destroy(context);
     return ran;
 }

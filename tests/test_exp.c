@@ -10,6 +10,7 @@
 #include "kernels/kernels.h"
 #include "support/random.h"
 #include "support/runner.h"
+#include "support/seed.h"
 
 #include <float.h>
 #include <math.h>
@@ -360,6 +361,6 @@ int main(void)
         cmocka_unit_test(test_reference),     cmocka_unit_test(test_special_values), cmocka_unit_test(test_monotone),
         cmocka_unit_test(test_body_and_tail), cmocka_unit_test(test_in_place),
     };
-    const int n_failed = cmocka_run_group_tests(every_float, NULL, NULL);
+    const int n_failed = cmocka_run_group_tests(every_float, print_seed, NULL);
     return getenv("HEED_TEST_EXHAUSTIVE") != NULL ? n_failed : n_failed + cmocka_run_group_tests(sample, NULL, NULL);
 }

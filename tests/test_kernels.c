@@ -4,6 +4,7 @@
 #include "heed.h"
 #include "kernel_checks/checks.h"
 #include "support/runner.h"
+#include "support/seed.h"
 
 /* The table itself: the sizes that the checks go by. */
 static void check_table(void **state)
@@ -18,11 +19,10 @@ int main(void)
 {
     runner_require_isa();
     kernels = heed_isa_kernels(runner_isa());
-    print_message("HEED_TEST_SEED=%llu\n", (unsigned long long)random_seed());
     const struct CMUnitTest tests[] = {cmocka_unit_test(check_table),
 #define HEED_KERNEL_TEST(result, name, arguments) cmocka_unit_test(check_##name),
                                        HEED_KERNEL_LIST(HEED_KERNEL_TEST)
 #undef HEED_KERNEL_TEST
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, print_seed, NULL);
 }

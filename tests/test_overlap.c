@@ -3,6 +3,7 @@
 #include "heed.h"
 #include "support/random.h"
 #include "support/runner.h"
+#include "support/seed.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -234,5 +235,5 @@ int main(void)
         cmocka_unit_test(test_big_views_of_themselves),
         cmocka_unit_test(test_empty_views),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, print_seed, NULL);
 }

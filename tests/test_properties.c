@@ -261,6 +261,59 @@ static void keys_beyond_the_length_do_not_change_bits(void **state)
     }
 }
 
+enum { MANY_KEYS = 33000 };
+
+/* Two queries at positions n_seen - 1 and n_seen: row 0 sees n_seen keys, row 1 one more where there is one. */
+static void run_two_rows(attention *problem, heed_context *context, int64_t n_seen, int64_t query_length,
+                         int64_t key_length)
+{
+    const int64_t start = n_seen - 1;
+    heed_mask mask = HEED_MASK_INIT;
+    mask.causal = 1;
+    mask.alignment = HEED_ALIGN_POSITIONS;
+    mask.query_start = &start;
+    mask.query_lengths = &query_length;
+    mask.key_lengths = &key_length;
+    heed_softmax_options options = HEED_SOFTMAX_OPTIONS_INIT;
+    options.mask = &mask;
+    expect_run(problem, context, &options);
+}
+
+static void the_keys_of_other_rows_do_not_change_bits(void **state)
+{
+    (void)state;
+    /* Few rows: keys are cut into ranges, which grow where 64 of them are not enough, beyond 32768 keys. */
+    static const int64_t n_seen[] = {1, 511, 512, 513, 1000, 32767, 32768, 32769, MANY_KEYS - 1, MANY_KEYS / 2};
+    attention problem;
+    attention first;
+    random_stream random = random_start(8);
+    attention_create(&problem, (attention_shape){1, 2, 1, 2, MANY_KEYS, 4, 3}, LAYOUT_BHND, GUARD_END);
+    attention_create(&first, problem.shape, LAYOUT_BHND, GUARD_END);
+    attention_fill(&problem, &random, 1.0f);
+    heed_context *threads = runner_context(2, hook_reverse);
+    for (size_t n = 0; n < N_OF(n_seen); n++) {
+        /* Row 1 is padding; it sees the same keys; it sees one more; so it does in tasks of single ranges. */
+        run_two_rows(&problem, fixture_context, n_seen[n], 1, n_seen[n]);
+        tensor_copy(&first.out, &problem.out);
+        tensor_copy(&first.lse, &problem.lse);
+        for (int way = 0; way < 4; way++) {
+            run_two_rows(&problem, way == 3 ? threads : fixture_context, n_seen[n], way == 0 ? 1 : 2,
+                         way == 1 ? n_seen[n] : MANY_KEYS);
+            const heed_tensor got[2] = {tensor_slice(&problem.out, 2, 0, 1), tensor_slice(&problem.lse, 2, 0, 1)};
+            const heed_tensor want[2] = {tensor_slice(&first.out, 2, 0, 1), tensor_slice(&first.lse, 2, 0, 1)};
+            for (int t = 0; t < 2; t++) {
+                const compare_result result = compare_bits(&got[t], &want[t]);
+                if (!result.equal)
+                    fail_msg("row 0 sees %d keys, way %d: %s: %s", (int)n_seen[n], way, t == 0 ? "out" : "lse",
+                             result.text);
+            }
+        }
+    }
+    heed_context_destroy(threads);
+    attention_destroy(&problem);
+    attention_destroy(&first);
+}
+
 static void the_same_call_gives_the_same_bits(void **state)
 {
     (void)state;
@@ -453,6 +506,7 @@ int main(void)
         cmocka_unit_test(layouts_do_not_change_bits),
         cmocka_unit_test(earlier_calls_do_not_change_bits),
         cmocka_unit_test(keys_beyond_the_length_do_not_change_bits),
+        cmocka_unit_test(the_keys_of_other_rows_do_not_change_bits),
         cmocka_unit_test(the_same_call_gives_the_same_bits),
         cmocka_unit_test(no_row_sees_the_future),
         cmocka_unit_test(decoding_equals_one_pass),

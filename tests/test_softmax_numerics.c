@@ -40,8 +40,9 @@ static void stretch_scores(attention *problem, double largest, int each_row)
  * score; where each one does, the worst of ten times as many is seen, which has reached 2.2e-6 for 30. */
 static void check_random_scores(int each_row, double slack)
 {
-    static const int64_t sizes[][3] = {{50, 300, 64},  {50, 1000, 128}, {2, 1000, 64},   {1, 4096, 128},
-                                       {4, 32768, 64}, {64, 4096, 32},  {49, 32768, 16}, {50, 300, 1024}};
+    static const int64_t sizes[][3] = {{50, 300, 64},   {50, 1000, 128}, {2, 1000, 64},   {1, 4096, 128},
+                                       {4, 32768, 64},  {64, 4096, 32},  {49, 32768, 16}, {50, 300, 1024},
+                                       {1, 1000, 1024}, {2, 1000, 1024}, {1, 1000, 256}};
     static const double largest[] = {30.0, 10.0};
     for (size_t n = 0; n < N_OF(sizes); n++) {
         for (size_t way = 0; way < N_OF(largest); way++) {

@@ -1,6 +1,6 @@
 /* Checks at the door. Each returns HEED_OK, or a status with the message saying what was expected and what came.
- * Order within a call: options; tensor by tensor NULL, dtype, sizes, strides, data; then sizes that must agree, at once
- * after its own checks for a tensor that is optional; then overlap, then scratch. */
+ * Order within a call: options; tensor by tensor NULL, dtype, sizes, strides, data; then sizes that must agree (each
+ * bias, mask and output of attention has them right after its own checks); then overlap, then scratch. */
 #ifndef HEED_CORE_ARGUMENTS_H
 #define HEED_CORE_ARGUMENTS_H
 

@@ -14,8 +14,8 @@ typedef struct merge_weights {
 
 static int is_empty(log_sum lse) { return lse.maximum == -INFINITY; }
 
-/* Of two parts with keys. The smaller weight is 1 / (1 + e^d), the larger one what is left to 1: so the weights of equal
- * values add up to exactly 1 in float, and a merge of constants is that constant. */
+/* Of two parts with keys. The smaller weight is 1 / (1 + e^d), the larger one what is left to 1: so the weights of
+ * equal values add up to exactly 1 in float, and a merge of constants is that constant. */
 static merge_weights weigh(log_sum a, log_sum b)
 {
     double distance = (a.maximum - b.maximum) + (a.log - b.log); /* NaN for NaN and for two infinities */

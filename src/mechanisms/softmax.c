@@ -94,7 +94,8 @@ static softmax_scratch slice_of(const softmax_job *job, int worker)
 /* ---- which rows, which keys ---- */
 
 /* Few query rows: the first key of range i. The borders stand at fixed keys, so that where a row's keys are cut follows
- * from these alone and not from what else its tile sees: even ranges first, then so many for each doubling; the last one takes the rest. */
+ * from these alone and not from what else its tile sees: even ranges first, then so many for each doubling; the last
+ * one takes the rest. */
 static int64_t range_start(int64_t i)
 {
     if (i < HEED_EVEN_RANGES)

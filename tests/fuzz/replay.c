@@ -38,6 +38,7 @@ int main(int n_arguments, char **arguments)
     const long long first = n_arguments > 1 ? atoll(arguments[1]) : 0;
     const long long n_seeds = n_arguments > 2 ? atoll(arguments[2]) : runner_quick() ? 1000 : 10000;
     signal(SIGABRT, print_seed);
+    printf("HEED_TEST_SEED=%llu\n", (unsigned long long)random_seed());
     for (seed = first; seed < first + n_seeds; seed++) {
         uint8_t bytes[N_BYTES];
         random_stream random = random_start((uint64_t)seed);

@@ -2,6 +2,7 @@
 # Builds and runs a consumer of heed in a folder of its own.
 #   consume.sh cmake LANGUAGE COMPILER BUILD_TYPE WORK PREFIX        find_package in an installed tree
 #   consume.sh subproject LANGUAGE COMPILER BUILD_TYPE WORK SOURCE   add_subdirectory of the source tree
+#   consume.sh fetch LANGUAGE COMPILER BUILD_TYPE WORK SOURCE        FetchContent of the source tree
 #   consume.sh pkg-config LANGUAGE COMPILER KIND WORK PREFIX         KIND: static (pkg-config --static) or plain
 set -eu
 way=$1 language=$2 compiler=$3 mode=$4 work=$5 heed=$6
@@ -10,10 +11,11 @@ rm -rf "$work"
 mkdir -p "$work"
 
 case $way in
-cmake | subproject)
+cmake | subproject | fetch)
     if [ "$way" = cmake ]; then where="-DCMAKE_PREFIX_PATH=$heed"; else where="-DCONSUMER_SUBPROJECT=$heed"; fi
+    if [ "$way" = fetch ]; then fetch=ON; else fetch=OFF; fi
     cmake -S "$here/consumer" -B "$work" -DCONSUMER_LANGUAGE="$language" \
-        -DCMAKE_"$language"_COMPILER="$compiler" -DCMAKE_BUILD_TYPE="$mode" "$where"
+        -DCMAKE_"$language"_COMPILER="$compiler" -DCMAKE_BUILD_TYPE="$mode" -DCONSUMER_FETCH=$fetch "$where"
     cmake --build "$work"
     ;;
 pkg-config)

@@ -1,5 +1,6 @@
 #!/bin/sh
-# No AVX instruction outside the objects of its instruction set: each of these objects runs on every x86-64 machine.
+# No AVX instruction outside the objects of its instruction set: each of these objects runs on every x86-64 machine. And
+# no static initialiser: nothing of heed runs before it is called.
 #   generic_objects.sh OBJDUMP OBJECT...
 set -eu
 objdump=$1
@@ -15,6 +16,10 @@ for object; do
         exit 1
     fi
     rm "$object.disassembly"
+    if "$objdump" --section-headers "$object" | grep -E '\.(init_array|ctors|preinit_array)'; then
+        echo "$object has a static initialiser"
+        exit 1
+    fi
 done
 [ "$n_instructions" -gt 1000 ] || { echo "only $n_instructions instructions found: nothing was checked"; exit 1; }
-echo "$n_instructions instructions, none of them AVX"
+echo "$n_instructions instructions, none of them AVX, no static initialiser"

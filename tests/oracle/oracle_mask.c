@@ -1,12 +1,17 @@
 /* Who sees whom: the sentence at heed_mask, one condition after the other. */
 #include "oracle.h"
 
+static int64_t find_offset(const heed_tensor *tensor, int64_t b, int64_t h, int64_t n, int64_t c)
+{
+    const int64_t *stride = tensor->stride;
+    /* Where a size is 1 the index is 0, and the stride may be anything. */
+    return (b > 0 ? b * stride[0] : 0) + (h > 0 ? h * stride[1] : 0) + (n > 0 ? n * stride[2] : 0) + c;
+}
+
 double oracle_value(const heed_tensor *tensor, int64_t b, int64_t h, int64_t n, int64_t c)
 {
     const float *data = tensor->data;
-    const int64_t *stride = tensor->stride;
-    /* Where a size is 1 the index is 0, and the stride may be anything. */
-    return data[(b > 0 ? b * stride[0] : 0) + (h > 0 ? h * stride[1] : 0) + (n > 0 ? n * stride[2] : 0) + c];
+    return data[find_offset(tensor, b, h, n, c)];
 }
 
 static int64_t broadcast_index(const heed_tensor *tensor, int axis, int64_t index)
@@ -22,11 +27,8 @@ double oracle_broadcast_value(const heed_tensor *tensor, int64_t b, int64_t h, i
 
 static int read_flag(const heed_tensor *visible, int64_t b, int64_t h, int64_t i, int64_t j)
 {
-    const int64_t index[3] = {broadcast_index(visible, 0, b), broadcast_index(visible, 1, h),
-                              broadcast_index(visible, 2, i)};
-    int64_t offset = broadcast_index(visible, 3, j);
-    for (int axis = 0; axis < 3; axis++)
-        offset += index[axis] > 0 ? index[axis] * visible->stride[axis] : 0;
+    const int64_t offset = find_offset(visible, broadcast_index(visible, 0, b), broadcast_index(visible, 1, h),
+                                       broadcast_index(visible, 2, i), broadcast_index(visible, 3, j));
     return ((const unsigned char *)visible->data)[offset] != 0;
 }
 

@@ -1,4 +1,4 @@
-/* Merge of two partial results over different keys (math.md 1.4). */
+/* Merge of two partial results over different keys (FlashAttention, section 3.1). */
 #include "oracle.h"
 
 #include <math.h>

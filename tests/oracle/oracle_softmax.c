@@ -1,4 +1,4 @@
-/* Softmax attention (math.md 1.1): o_i = sum_j softmax_j(s_ij) v_j over the visible keys j of query i. */
+/* o_i = sum_j softmax_j(s_ij) v_j over the visible keys j of query i ("Attention Is All You Need", equation 1). */
 #include "oracle.h"
 
 #include <math.h>

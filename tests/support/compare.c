@@ -5,13 +5,18 @@
 #include <stdio.h>
 #include <string.h>
 
-float *tensor_at(const heed_tensor *tensor, int64_t b, int64_t h, int64_t n, int64_t c)
+int64_t tensor_offset(const heed_tensor *tensor, int64_t b, int64_t h, int64_t n, int64_t c)
 {
     const int64_t index[3] = {b, h, n};
     int64_t offset = c;
     for (int axis = 0; axis < 3; axis++)
         offset += index[axis] > 0 ? index[axis] * tensor->stride[axis] : 0;
-    return (float *)tensor->data + offset;
+    return offset;
+}
+
+float *tensor_at(const heed_tensor *tensor, int64_t b, int64_t h, int64_t n, int64_t c)
+{
+    return (float *)tensor->data + tensor_offset(tensor, b, h, n, c);
 }
 
 static int64_t count_elements(const heed_tensor *tensor)

@@ -30,6 +30,10 @@ compare_result compare_bits(const heed_tensor *got, const heed_tensor *want);
 /* The largest finite |value| of a float32 tensor; 0 when there is none. */
 double tensor_max_abs(const heed_tensor *tensor);
 
+/* Elements from the first one of a view to (b, h, n, c). Where a size is 1 the index is 0, and the stride counts for
+ * nothing. */
+int64_t tensor_offset(const heed_tensor *tensor, int64_t b, int64_t h, int64_t n, int64_t c);
+
 /* Address of element (b, h, n, c) of a float32 tensor. */
 float *tensor_at(const heed_tensor *tensor, int64_t b, int64_t h, int64_t n, int64_t c);
 

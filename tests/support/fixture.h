@@ -13,14 +13,14 @@
 #include "oracle/oracle.h"
 #include "support/attention.h"
 #include "support/runner.h"
+#include "support/seed.h"
 
 static heed_context *fixture_context;
 
 static inline int fixture_open(void **state)
 {
-    (void)state;
     fixture_context = runner_context(1, NULL);
-    return 0;
+    return print_seed(state);
 }
 
 static inline int fixture_close(void **state)

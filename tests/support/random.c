@@ -10,9 +10,11 @@ uint64_t random_seed(void)
     return text && *text ? strtoull(text, NULL, 0) : 20170612;
 }
 
-random_stream random_start(uint64_t stream)
+random_stream random_start(uint64_t stream) { return random_start_seeded(random_seed(), stream); }
+
+random_stream random_start_seeded(uint64_t seed, uint64_t stream)
 {
-    random_stream random = {random_seed(), stream, 0, {0, 0, 0, 0}, 0};
+    random_stream random = {seed, stream, 0, {0, 0, 0, 0}, 0};
     return random;
 }
 

@@ -20,6 +20,9 @@ uint64_t random_seed(void);
 
 random_stream random_start(uint64_t stream);
 
+/* With a seed of one's own instead of that of the run. */
+random_stream random_start_seeded(uint64_t seed, uint64_t stream);
+
 uint32_t random_bits(random_stream *random);
 
 /* Uniform on [low, high]. */
