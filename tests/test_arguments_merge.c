@@ -28,14 +28,14 @@ typedef struct merge_call {
 static heed_context *context;
 static merge_call good, wrong;
 
-static int is_lse(int t) { return t == LSE_A || t == LSE_B || t == LSE; }
+static int is_lse(tensor_id t) { return t == LSE_A || t == LSE_B || t == LSE; }
 
 static void make_call(merge_call *c)
 {
     for (int t = 0; t < N_TENSORS; t++) {
         for (int i = 0; i < N_ROWS * DV + PAD; i++)
             c->data[t][i] = t >= OUT ? -77.0f : (float)((i + t) * 37 % 101) / 50.0f - 1.0f;
-        c->tensor[t] = heed_tensor_bhnd(c->data[t], HEED_FLOAT32, B, H, N, is_lse(t) ? 1 : DV);
+        c->tensor[t] = heed_tensor_bhnd(c->data[t], HEED_FLOAT32, B, H, N, is_lse((tensor_id)t) ? 1 : DV);
         c->argument[t] = &c->tensor[t];
     }
 }

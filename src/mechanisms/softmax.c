@@ -368,7 +368,7 @@ static void attend_and_store(softmax_job *job, query_tile *t, const softmax_scra
 
 /* ---- tasks ---- */
 
-static void output_rows(const softmax_job *job, const query_tile *t, float **rows)
+static void point_at_output(const softmax_job *job, const query_tile *t, float **rows)
 {
     for (int r = 0; r < t->n_rows; r++)
         rows[r] = heed_row(&job->plan->out, t->b, t->head[r], t->query[r]);
@@ -389,7 +389,7 @@ static void merge_range(const softmax_job *job, const query_tile *t, float *cons
         lse[r] = heed_merge_rows(job->kernels, rows[r], rows[r], lse[r], partial_rows + r * dv, partial_lse[r], dv);
 }
 
-static void partial_row_pointers(const softmax_job *job, int n_rows, float *partial_rows, float **rows)
+static void point_at_partial(const softmax_job *job, int n_rows, float *partial_rows, float **rows)
 {
     for (int r = 0; r < n_rows; r++)
         rows[r] = partial_rows + r * job->plan->v.shape[3];
@@ -404,8 +404,8 @@ static void run_item(void *argument, int64_t item, int worker)
     float *rows[HEED_MAX_TILE_LANES], *partial[HEED_MAX_TILE_LANES];
     log_sum lse[HEED_MAX_TILE_LANES];
     fill_tile(job, item, &whole);
-    output_rows(job, &whole, rows);
-    partial_row_pointers(job, whole.n_rows, w.partial_rows, partial);
+    point_at_output(job, &whole, rows);
+    point_at_partial(job, whole.n_rows, w.partial_rows, partial);
     t = whole;
     take_range(&job->cut, &t, 0);
     attend_and_store(job, &t, &w, rows, lse);
@@ -444,7 +444,7 @@ static void run_range(void *argument, int64_t index, int worker)
     take_range(&job->cut, &t, range);
     partial_slot slot = slot_of(job, index);
     float *rows[HEED_MAX_TILE_LANES];
-    partial_row_pointers(job, t.n_rows, slot.rows, rows);
+    point_at_partial(job, t.n_rows, slot.rows, rows);
     attend_and_store(job, &t, &w, rows, slot.lse);
 }
 
@@ -459,7 +459,7 @@ static void collect_range(const softmax_job *job, int64_t index, log_sum *lse)
         return;
     partial_slot slot = slot_of(job, index);
     float *rows[HEED_MAX_TILE_LANES];
-    output_rows(job, &t, rows);
+    point_at_output(job, &t, rows);
     for (int r = 0; range == 0 && r < t.n_rows; r++) {
         int64_t dv = job->plan->v.shape[3];
         memcpy(rows[r], slot.rows + r * dv, (size_t)dv * sizeof(float));
