@@ -271,6 +271,8 @@ static int child_works(heed_context *inherited)
 static void test_fork(void **state)
 {
     (void)state;
+    if (getenv("HEED_TEST_EMULATED") != NULL)
+        skip(); /* qemu's user emulation fails an assertion of its own in the child of a process that has had threads */
     heed_context *built_in = make_context(2, NULL, NULL), *serial = make_context(1, NULL, NULL);
     if (built_in != NULL)
         assert_true(gives_wanted_bits(built_in));

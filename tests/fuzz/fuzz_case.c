@@ -277,6 +277,8 @@ static int make_block(fuzz_case *c, tensor_id t, byte_reader *r)
     c->block[t].before = malloc((size_t)bytes);
     if (bytes > 0 && (c->block[t].data == NULL || c->block[t].before == NULL))
         return 0;
+    if (bytes > 0)
+        memset(c->block[t].data, 0xa5, (size_t)bytes);
     fill_block(c, t, r);
     view->data = bytes == 0 && one_in(r, 2) ? NULL : c->block[t].data;
     return 1;
