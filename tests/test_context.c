@@ -174,7 +174,10 @@ static void *take_memory(void *data, size_t bytes, size_t alignment)
     if (a->n_until_failure == 0 || a->n_taken == 8 || bytes > ((size_t)1 << 32))
         return NULL;
     a->n_until_failure -= a->n_until_failure > 0;
-    a->n_wrong += alignment == 0 || (alignment & (alignment - 1)) != 0 || bytes == 0;
+    if (alignment == 0 || (alignment & (alignment - 1)) != 0 || bytes == 0) {
+        a->n_wrong++;
+        return NULL;
+    }
     a->largest = bytes > a->largest ? bytes : a->largest;
     void *memory = aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
     memset(memory, 0xff, bytes); /* nobody may rely on zeros */

@@ -107,7 +107,7 @@ static void choose_places(int64_t *places, int n_parts, int64_t n_keys, random_s
 /* Joins parts in a random order and tree; the result is in the first. */
 static void merge_at_random(part *parts, int n_parts, random_stream *random)
 {
-    int alive[MAX_PARTS];
+    int alive[MAX_PARTS] = {0};
     for (int n = 0; n < n_parts; n++)
         alive[n] = n;
     for (int n_left = n_parts; n_left > 1; n_left--) {

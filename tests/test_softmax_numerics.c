@@ -157,7 +157,8 @@ static void shaped_scores_up_to_30(void **state)
 static double stairs_score(int64_t j, int64_t n_keys, double parameter)
 {
     (void)n_keys;
-    return parameter * (double)(j / 128);
+    const int64_t stair = j / 128;
+    return parameter * (double)stair;
 }
 
 static double slope_score(int64_t j, int64_t n_keys, double parameter)

@@ -18,15 +18,21 @@ enum { N_BYTES = 192 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes);
 
-static long long seed;
+/* Which seed it is, made before each case: the handler of a signal may write, but not format. */
+static char seed_text[80];
+static size_t seed_bytes;
 
-/* On abort(): which seed it was. */
+static void say_seed(long long seed)
+{
+    const int n = snprintf(seed_text, sizeof seed_text, "seed %lld, HEED_TEST_SEED=%llu\n", seed,
+                           (unsigned long long)random_seed());
+    seed_bytes = n > 0 ? (size_t)n : 0;
+}
+
+/* On abort(). */
 static void print_seed(int signal_number)
 {
-    char text[80];
-    const int n =
-        snprintf(text, sizeof text, "seed %lld, HEED_TEST_SEED=%llu\n", seed, (unsigned long long)random_seed());
-    if (n > 0 && write(STDERR_FILENO, text, (size_t)n) < 0)
+    if (write(STDERR_FILENO, seed_text, seed_bytes) < 0)
         _exit(2);
     signal(signal_number, SIG_DFL);
     raise(signal_number);
@@ -39,7 +45,8 @@ int main(int n_arguments, char **arguments)
     const long long n_seeds = n_arguments > 2 ? atoll(arguments[2]) : runner_quick() ? 1000 : 10000;
     signal(SIGABRT, print_seed);
     printf("HEED_TEST_SEED=%llu\n", (unsigned long long)random_seed());
-    for (seed = first; seed < first + n_seeds; seed++) {
+    for (long long seed = first; seed < first + n_seeds; seed++) {
+        say_seed(seed);
         uint8_t bytes[N_BYTES];
         random_stream random = random_start((uint64_t)seed);
         for (int i = 0; i < N_BYTES; i++)
