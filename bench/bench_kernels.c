@@ -161,6 +161,7 @@ enum { N_SLOTS = sizeof slots / sizeof slots[0], N_ISAS = 4 };
 typedef struct bench_case {
     const bench_slot *slot;
     const bench_tier *tier;
+    int is_denormal; /* its values, the weights of its keys and so all that it sums are denormal */
 } bench_case;
 
 static int is_array(const bench_slot *slot) { return slot->n_elements == ARRAY; }
@@ -217,11 +218,27 @@ static void fill_operands(void)
     }
 }
 
+/* Where processors take denormals by a slow path it is seen here. */
+static int takes_values(const bench_slot *slot)
+{
+    return slot->call == call_values_tile || slot->call == call_values_rows;
+}
+
+static void make_denormal(void)
+{
+    for (int i = 0; i < KEYS * CHANNELS; i++)
+        ops.values[i] *= 0x1p-130f;
+    for (int i = 0; i < KEYS * LANES; i++)
+        ops.p[i] = i % 2 ? ops.p[i] : ops.p[i] * 0x1p-130f;
+}
+
 static void run_case(shim_state *state, const void *argument)
 {
     const bench_case *c = argument;
     const heed_kernels *kernels = c->tier->kernels;
     fill_operands();
+    if (c->is_denormal)
+        make_denormal();
     double n_calls = 0;
     const double start = clock_seconds();
     while (shim_keep_running(state)) {
@@ -240,8 +257,16 @@ static void run_case(shim_state *state, const void *argument)
 
 /* ---- The program ------------------------------------------------------------------------------------------------- */
 
+static void register_case(bench_case *c, const bench_slot *slot, const bench_tier *tier, int is_denormal)
+{
+    char name[64];
+    snprintf(name, sizeof name, "%s/%s%s", slot->name, tier->kernels->isa, is_denormal ? "/denormal" : "");
+    *c = (bench_case){slot, tier, is_denormal};
+    shim_register(name, run_case, c);
+}
+
 /* Registers all slots of one instruction set; 0 where this machine does not have it. */
-static int register_tier(heed_isa isa, machine *m, bench_tier *tier, bench_case cases[N_SLOTS])
+static int register_tier(heed_isa isa, machine *m, bench_tier *tier, bench_case cases[2 * N_SLOTS])
 {
     tier->kernels = heed_isa_kernels(isa);
     if (!tier->kernels)
@@ -250,10 +275,9 @@ static int register_tier(heed_isa isa, machine *m, bench_tier *tier, bench_case 
         (void)machine_take_fma(m, isa, 1); /* needs no memory: the machine took this rate when it was made */
     tier->fma_gflops = machine_fma_gflops(m, isa, 1);
     for (int i = 0; i < N_SLOTS; i++) {
-        char name[64];
-        snprintf(name, sizeof name, "%s/%s", slots[i].name, heed_isa_name(isa));
-        cases[i] = (bench_case){&slots[i], tier};
-        shim_register(name, run_case, &cases[i]);
+        register_case(&cases[2 * i], &slots[i], tier, 0);
+        if (takes_values(&slots[i]))
+            register_case(&cases[2 * i + 1], &slots[i], tier, 1);
     }
     char label[64], rate[32];
     snprintf(label, sizeof label, "fma_gflops/%s", heed_isa_name(isa));
@@ -265,7 +289,7 @@ static int register_tier(heed_isa isa, machine *m, bench_tier *tier, bench_case 
 int main(int argc, char **argv)
 {
     static bench_tier tiers[N_ISAS];
-    static bench_case cases[N_ISAS][N_SLOTS];
+    static bench_case cases[N_ISAS][2 * N_SLOTS];
     machine *m = machine_create(1);
     if (!m) {
         fprintf(stderr, "bench_kernels: out of memory\n");

@@ -21,8 +21,8 @@
  * vf_round(x)             to the nearest integer, |x| < 2^22 or infinite or NaN
  * vf_clamp_exponent(x, low)  at least low, NaN stays NaN; the identity where vf_scale2 takes any exponent
  * vf_fraction(x)          x - floor(x), rounded: in [0, 1]; any finite value for infinite x; NaN for NaN
- * vf_scale2(x, y)         x 2^floor(y) for x in [1/2, 2] and y as vf_clamp_exponent leaves it: 0 below 2^-126 (AVX-512:
- *                         rounded there, too), inf from 2^128 on; NaN x gives NaN, unless y = -inf: then 0
+ * vf_scale2(x, y)         x 2^floor(y) for x in [1/2, 2] and y as vf_clamp_exponent leaves it: 0 for y < -126, inf from
+ *                         2^128 on; NaN x gives NaN, unless y = -inf: then 0
  * vf_eq, vf_lt, vf_unordered          comparisons; NaN compares false except in vf_unordered(a, b): either is NaN
  * vf_select(m, a, b)      a where m, else b
  * vf_sum(x)               the sum of the lanes, added pairwise

@@ -47,7 +47,12 @@ static inline vf vf_clamp_exponent(vf x, float low)
 
 static inline vf vf_fraction(vf x) { return _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
 
-static inline vf vf_scale2(vf x, vf y) { return _mm512_scalef_ps(x, y); }
+/* scalef could give denormals; every product with one would take the processor's slow path. */
+static inline vf vf_scale2(vf x, vf y)
+{
+    return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(y, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ), x, y);
+}
+
 static inline vm vf_eq(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 static inline vm vf_lt(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 static inline vm vf_unordered(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q); }
