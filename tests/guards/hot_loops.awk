@@ -64,9 +64,11 @@ function is_stack_by_pointer(j,    rest, register)
     }
     return 0
 }
-function points_at_stack(register, j,    set)
+# Writing the lower half of a register (xor %eax,%eax) sets all of it.
+function points_at_stack(register, j,    half, set)
 {
-    set = arch == "x86" ? ",%" register "$" : "^[a-z]+[ \t]+" register ","
+    half = register ~ /^r[0-9]/ ? register "d" : "e" substr(register, 2)
+    set = arch == "x86" ? ",%(" register "|" half ")$" : "^[a-z]+[ \t]+" register ","
     for (; j >= 0; j--)
         if (text[j] ~ set && text[j] !~ /^(cmp|test|add|sub|str|stp|inc|v?mov[a-z]*ps) /)
             return arch == "x86" ? text[j] ~ /^lea .*\(%rsp/ : text[j] ~ /^(add|mov)[ \t]+x[0-9]+, sp/
