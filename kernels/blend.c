@@ -5,7 +5,7 @@ void HEED_FN(blend_rows)(float *out, const float *a, float weight_a, const float
 {
     vf first = vf_set1(weight_a), second = vf_set1(weight_b);
     for (int64_t i = 0; i < n; i += VF_LANES) {
-        int width = n - i < VF_LANES ? (int)(n - i) : VF_LANES;
+        int width = lanes_left(n - i);
         vf y = vf_mul(vf_load_n(b + i, width), second);
         vf_store_n(out + i, vf_fma(vf_load_n(a + i, width), first, y), width);
     }

@@ -36,7 +36,7 @@ void HEED_FN(bias_tile)(float *restrict s, const float *const *bias, int n_rows,
     vf x[VF_LANES];
     for (int lane = 0; lane < n_rows; lane += VF_LANES) {
         for (int j = 0; j < n_keys; j += VF_LANES) {
-            int width = n_keys - j < VF_LANES ? n_keys - j : VF_LANES;
+            int width = lanes_left(n_keys - j);
             for (int r = 0; r < VF_LANES; r++)
                 x[r] = lane + r < n_rows ? vf_load_n(bias[lane + r] + j, width) : vf_set1(-0.0f);
             vf_transpose(x);
@@ -79,7 +79,7 @@ void HEED_FN(visible_tile)(float *restrict s, const uint8_t *const *visible, int
     vf x[VF_LANES], hidden = vf_set1(-__builtin_inff());
     for (int lane = 0; lane < n_rows; lane += VF_LANES) {
         for (int j = 0; j < n_keys; j += VF_LANES) {
-            int width = n_keys - j < VF_LANES ? n_keys - j : VF_LANES;
+            int width = lanes_left(n_keys - j);
             for (int r = 0; r < VF_LANES; r++)
                 x[r] = lane + r < n_rows ? vf_load_bool_n(visible[lane + r] + j, width) : vf_set1(1.0f);
             vf_transpose(x);

@@ -17,4 +17,7 @@ HEED_KERNEL_LIST(HEED_KERNEL_PROTOTYPE)
 
 enum { TILE_LANES = HEED_TILE_VECTORS * VF_LANES }; /* floats in a row of a tile */
 
+/* How many lanes of a vector the next of n floats, n > 0, take. */
+HEED_INLINE int lanes_left(int64_t n) { return n < VF_LANES ? (int)n : VF_LANES; }
+
 #endif

@@ -9,8 +9,6 @@ HEED_INLINE void load_square(vf x[VF_LANES], const float *const *rows, int n_row
     vf_transpose(x);
 }
 
-HEED_INLINE int lanes_left(int64_t n) { return n < VF_LANES ? (int)n : VF_LANES; }
-
 void HEED_FN(pack_tile)(float *t, const float *const *rows, int n_rows, int64_t n_columns, float scale)
 {
     vf x[VF_LANES], factor = vf_set1(scale);

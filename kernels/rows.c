@@ -9,10 +9,8 @@ enum {
     SCORES_CHUNK = 16, /* vectors of channels in a chunk */
     SCORES_LEVELS = 6, /* 2^6 chunks at most */
     VALUES_ROWS = 2,   /* rows that share one pass over V: VALUES_ROWS x ROW_VECTORS accumulators */
-    VALUES_KEYS = 16   /* keys that all rows and channels go over before the next ones: their V stays in L1 */
+    GROUP_KEYS = 16    /* keys that all rows go over before the next ones: their K or V stays in L1 */
 };
-
-HEED_INLINE int lanes_left(int64_t n) { return n < VF_LANES ? (int)n : VF_LANES; }
 
 /* sum[r] = the lanes of sum_c q[r][c] key[c] over the channels of one chunk, in two running sums. */
 HEED_INLINE void scores_chunk(vf sum[SCORES_ROWS], const float *restrict q, int64_t q_stride, const float *restrict key,
@@ -116,7 +114,7 @@ static scores_rows_micro *const scores_rows_micros[2][SCORES_ROWS] = {
 void HEED_FN(scores_rows)(float *restrict s, const float *restrict q, int64_t q_stride, const float *restrict k,
                           int64_t k_stride, int n_keys, int64_t n_channels, int n_rows)
 {
-    int step = n_rows <= SCORES_ROWS ? n_keys : VALUES_KEYS, in_chunks = n_channels > SCORES_CHUNK * VF_LANES;
+    int step = n_rows <= SCORES_ROWS ? n_keys : GROUP_KEYS, in_chunks = n_channels > SCORES_CHUNK * VF_LANES;
     for (int j = 0; j < n_keys; j += step) {
         int keys = n_keys - j < step ? n_keys - j : step;
         for (int r = 0; r < n_rows; r += SCORES_ROWS) {
@@ -228,7 +226,7 @@ void HEED_FN(values_rows)(float *restrict o, float *restrict sums, const float *
                           int64_t v_stride, const float *restrict rescale, int n_keys, int64_t n_channels, int n_rows)
 {
     clear_sums(sums, n_rows * n_channels);
-    int step = n_rows <= VALUES_ROWS && n_channels <= ROW_VECTORS * VF_LANES ? n_keys : VALUES_KEYS;
+    int step = n_rows <= VALUES_ROWS && n_channels <= ROW_VECTORS * VF_LANES ? n_keys : GROUP_KEYS;
     for (int j = 0; j < n_keys; j += step) {
         int keys = n_keys - j < step ? n_keys - j : step;
         values_of_keys(sums, p + j * TILE_LANES, v + j * v_stride, v_stride, keys, n_channels, n_rows);

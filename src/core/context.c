@@ -32,7 +32,6 @@ heed_status heed_call_end(heed_context *context, heed_status status)
 
 void heed_report_start(heed_context *context, const char *path, int64_t bytes)
 {
-    context->report.isa = context->isa;
     context->report.path = path;
     context->report.n_tasks = 0;
     context->report.n_workers = 1;

@@ -50,7 +50,7 @@ static const heed_kernels *built_in(heed_isa isa)
 
 const heed_kernels *heed_isa_kernels(heed_isa isa) { return machine_has(isa) ? built_in(isa) : NULL; }
 
-heed_isa heed_isa_best(void)
+static heed_isa fastest(void)
 {
     static const heed_isa fastest_first[] = {HEED_ISA_AVX512, HEED_ISA_AVX2, HEED_ISA_NEON};
     for (size_t i = 0; i < sizeof fastest_first / sizeof *fastest_first; i++) {
@@ -75,7 +75,7 @@ heed_status heed_isa_choose(heed_isa *isa, heed_message *message)
     if (*isa == HEED_ISA_AUTO) {
         const char *wanted = getenv("HEED_ISA");
         if (!wanted || !*wanted || strcmp(wanted, "auto") == 0) {
-            *isa = heed_isa_best();
+            *isa = fastest();
             return HEED_OK;
         }
         from = "HEED_ISA";

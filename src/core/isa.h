@@ -8,9 +8,6 @@
 /* The kernel table of an ISA (never AUTO) that is in this build and runs on this machine, else NULL. */
 const heed_kernels *heed_isa_kernels(heed_isa isa);
 
-/* The fastest one here. */
-heed_isa heed_isa_best(void);
-
 /* Turns AUTO into the ISA that HEED_ISA names, or the best one; any other into itself. HEED_ERROR_ISA where it is
  * unknown, not built in, or not on this machine. */
 heed_status heed_isa_choose(heed_isa *isa, heed_message *message);

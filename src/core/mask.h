@@ -27,9 +27,8 @@ heed_status heed_mask_check_apart(heed_message *message, const char *out_name, c
 /* Resolves a checked mask. */
 heed_mask_plan heed_mask_resolve(const heed_mask *mask, const heed_tensor *q, const heed_tensor *k);
 
-/* Queries and keys of batch element b that count. */
+/* Queries of batch element b that count. */
 int64_t heed_query_length(const heed_mask_plan *plan, int64_t b);
-int64_t heed_key_length(const heed_mask_plan *plan, int64_t b);
 
 /* pos_k(0) - pos_q(0) in batch element b: the distance of key j from query i is j - i + this. */
 int64_t heed_position_offset(const heed_mask_plan *plan, int64_t b);

@@ -46,7 +46,7 @@ typedef struct softmax_job {
     atomic_llong exact_recomputations;
 } softmax_job;
 
-/* A tile of query rows with what each lane needs. Lanes without a row see everything and are never stored. */
+/* A tile of query rows with what each lane needs. Lanes without a row are computed with the others and never stored. */
 typedef struct query_tile {
     int64_t b, kv_head;
     int n_rows, n_vectors;
@@ -239,19 +239,17 @@ static void add_alibi(const softmax_job *job, const query_tile *t, heed_key_rang
 /* Hides what lies outside each row's own range; only blocks that touch an edge have such keys. */
 static void hide_outside(const softmax_job *job, const query_tile *t, heed_key_range block, float *scores)
 {
-    float begin[HEED_MAX_TILE_LANES], end[HEED_MAX_TILE_LANES];
     int n_keys = (int)(block.end - block.begin), edge = 0;
-    for (int r = 0; r < HEED_MAX_TILE_LANES; r++) {
-        begin[r] = 0.0f;
-        end[r] = HEED_BLOCK_KEYS;
-    }
+    for (int r = 0; r < t->n_rows; r++)
+        edge |= t->sees[r].begin > block.begin || t->sees[r].end < block.end;
+    if (!edge)
+        return;
+    float begin[HEED_MAX_TILE_LANES] = {0}, end[HEED_MAX_TILE_LANES] = {0};
     for (int r = 0; r < t->n_rows; r++) {
         begin[r] = (float)smaller(larger(t->sees[r].begin - block.begin, 0), n_keys);
         end[r] = (float)smaller(larger(t->sees[r].end - block.begin, 0), n_keys);
-        edge |= t->sees[r].begin > block.begin || t->sees[r].end < block.end;
     }
-    if (edge)
-        job->kernels->range_tile(scores, begin, end, n_keys, t->n_vectors);
+    job->kernels->range_tile(scores, begin, end, n_keys, t->n_vectors);
 }
 
 static void hide_unseen(const softmax_job *job, const query_tile *t, heed_key_range block, float *scores)
