@@ -307,7 +307,7 @@ typedef struct heed_softmax_options {
  *  D, Dv >= 1; B, Hq, Nq or Nk = 0 is legal. Rows without a visible key give 0 and lse = its sink, or -inf without
  *  sinks; rows beyond query_lengths give 0 and -inf. Of parts that will be merged exactly one gets the sinks.
  *
- *  Error against float64 on random inputs, D <= 1024: at most 2e-6 max|v| for scores up to 30 and Nk <= 32768 (2.6e-6
+ *  Error against float64 on random inputs, D <= 1024: at most 2e-6 max|v| for scores up to 30 and Nk <= 32768 (3e-6
  *  where every single row reaches 30), at most 2e-5 max|v| where one early score stands 17 above up to 16383 others.
  *  Beyond 30 it grows with the scores. Error of lse: as much (without max|v|), 1 ulp, and 2.5e-7 for every 128 keys
  *  over which the largest score so far goes on rising. v = 1 in all visible rows gives exactly 1 (without sinks), and

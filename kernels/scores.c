@@ -1,61 +1,102 @@
 /* scores_tile: S^T = K Q^T for a block of keys. The lanes are queries; keys are read in place.
  *
  * One running sum over all channels would round at the size of the whole score after every term. Chunks of channels
- * are summed from zero and added pairwise: chunk t joins the sums of 1, 2, 4 ... chunks before it that the trailing
- * ones of t stand for, as in a binary counter. Where scores reach 30 that leaves a quarter of the error or less, hardly
+ * are summed from zero instead and added pairwise: two chunks make a pair, two pairs a four, two fours an eight, and
+ * the eights are added one after the other. Where scores reach 30 that leaves a quarter of the error or less, hardly
  * more than the rounding of the last few additions. Fewer channels want shorter chunks, as each of their products is a
  * larger part of the score. */
 #include "kernels/product.h"
 
-enum { SHORT_CHUNK = 8, LONG_CHUNK = 16, LONG_CHUNKS_ABOVE = 64, CHUNK_LEVELS = 6 };
+HEED_INLINE int64_t chunk_channels(int64_t n_channels)
+{
+    if (n_channels <= 32)
+        return 8;
+    return n_channels <= 1024 ? 16 : n_channels / 64;
+}
 
-typedef struct chunk_sums {
-    float level[CHUNK_LEVELS][PRODUCT_MAX_ROWS * TILE_LANES]; /* [i]: the sum of 2^i chunks */
-} chunk_sums;
-
-HEED_INLINE void store_tile(float *restrict t, vf sum[PRODUCT_MAX_ROWS][HEED_TILE_VECTORS], const int n_rows,
-                            const int n_vectors)
+HEED_INLINE void copy_sum(vf to[PRODUCT_MAX_ROWS][HEED_TILE_VECTORS], vf sum[PRODUCT_MAX_ROWS][HEED_TILE_VECTORS],
+                          const int n_rows, const int n_vectors)
 {
     HEED_UNROLL
     for (int i = 0; i < n_rows; i++) {
         HEED_UNROLL
         for (int v = 0; v < n_vectors; v++)
-            vf_store(t + i * TILE_LANES + v * VF_LANES, sum[i][v]);
+            to[i][v] = sum[i][v];
     }
 }
 
-HEED_INLINE void add_tile(vf sum[PRODUCT_MAX_ROWS][HEED_TILE_VECTORS], const float *restrict t, const int n_rows,
-                          const int n_vectors)
+HEED_INLINE void add_sum(vf sum[PRODUCT_MAX_ROWS][HEED_TILE_VECTORS], vf other[PRODUCT_MAX_ROWS][HEED_TILE_VECTORS],
+                         const int n_rows, const int n_vectors)
 {
     HEED_UNROLL
     for (int i = 0; i < n_rows; i++) {
         HEED_UNROLL
         for (int v = 0; v < n_vectors; v++)
-            sum[i][v] = vf_add(sum[i][v], vf_load(t + i * TILE_LANES + v * VF_LANES));
+            sum[i][v] = vf_add(sum[i][v], other[i][v]);
     }
 }
 
+HEED_INLINE void store_sum(float *restrict s, vf sum[PRODUCT_MAX_ROWS][HEED_TILE_VECTORS], const int n_rows,
+                           const int n_vectors)
+{
+    HEED_UNROLL
+    for (int i = 0; i < n_rows; i++) {
+        HEED_UNROLL
+        for (int v = 0; v < n_vectors; v++)
+            vf_store(s + i * TILE_LANES + v * VF_LANES, sum[i][v]);
+    }
+}
+
+/* The bits of `chunk` say which of the sums below are set, which GCC does not see. */
+#ifndef __clang__
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+/* The sums that wait for their other half are variables of their own under plain conditions: in one array in memory,
+ * indexed by a loop over the levels, they cost up to 15 % of the kernel. */
 HEED_INLINE void scores_block(float *restrict s, const float *restrict q, const float *restrict k, int64_t k_stride,
                               int64_t n_channels, const int n_rows, const int n_vectors)
 {
     vf sum[PRODUCT_MAX_ROWS][HEED_TILE_VECTORS];
-    chunk_sums sums;
-    int64_t chunk_channels = n_channels > LONG_CHUNKS_ABOVE ? LONG_CHUNK : SHORT_CHUNK, chunk = 0, c = 0;
-    while (chunk_channels << CHUNK_LEVELS < n_channels)
-        chunk_channels *= 2;
-    for (; c + chunk_channels < n_channels; c += chunk_channels, chunk++) {
-        int level = 0;
-        tile_product(sum, q + c * TILE_LANES, k + c, k_stride, 1, chunk_channels, n_rows, n_vectors);
-        for (; chunk >> level & 1; level++)
-            add_tile(sum, sums.level[level], n_rows, n_vectors);
-        store_tile(sums.level[level], sum, n_rows, n_vectors);
+    vf one[PRODUCT_MAX_ROWS][HEED_TILE_VECTORS], pair[PRODUCT_MAX_ROWS][HEED_TILE_VECTORS];
+    vf four[PRODUCT_MAX_ROWS][HEED_TILE_VECTORS], eights[PRODUCT_MAX_ROWS][HEED_TILE_VECTORS];
+    int64_t step = chunk_channels(n_channels), c = 0;
+    int chunk = 0;
+    for (;; chunk++) {
+        int64_t n = n_channels - c < step ? n_channels - c : step;
+        tile_product(sum, q + c * TILE_LANES, k + c, k_stride, 1, n, n_rows, n_vectors);
+        c += n;
+        if (c == n_channels)
+            break;
+        if (!(chunk & 1)) {
+            copy_sum(one, sum, n_rows, n_vectors);
+            continue;
+        }
+        add_sum(sum, one, n_rows, n_vectors);
+        if (!(chunk & 2)) {
+            copy_sum(pair, sum, n_rows, n_vectors);
+            continue;
+        }
+        add_sum(sum, pair, n_rows, n_vectors);
+        if (!(chunk & 4)) {
+            copy_sum(four, sum, n_rows, n_vectors);
+            continue;
+        }
+        add_sum(sum, four, n_rows, n_vectors);
+        if (chunk > 8)
+            add_sum(sum, eights, n_rows, n_vectors);
+        copy_sum(eights, sum, n_rows, n_vectors);
     }
-    tile_product(sum, q + c * TILE_LANES, k + c, k_stride, 1, n_channels - c, n_rows, n_vectors);
-    for (int level = 0; chunk >> level; level++) {
-        if (chunk >> level & 1)
-            add_tile(sum, sums.level[level], n_rows, n_vectors);
-    }
-    store_tile(s, sum, n_rows, n_vectors);
+    if (chunk & 1)
+        add_sum(sum, one, n_rows, n_vectors);
+    if (chunk & 2)
+        add_sum(sum, pair, n_rows, n_vectors);
+    if (chunk & 4)
+        add_sum(sum, four, n_rows, n_vectors);
+    if (chunk >= 8)
+        add_sum(sum, eights, n_rows, n_vectors);
+    store_sum(s, sum, n_rows, n_vectors);
 }
 
 #define SCORES_MICRO(suffix, n_rows, n_vectors)                                                                        \

