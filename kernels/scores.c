@@ -65,7 +65,7 @@ HEED_INLINE void scores_block(float *restrict s, const float *restrict q, const 
     int chunk = 0;
     for (;; chunk++) {
         int64_t n = n_channels - c < step ? n_channels - c : step;
-        tile_product(sum, q + c * TILE_LANES, k + c, k_stride, 1, n, n_rows, n_vectors);
+        tile_product(sum, q + c * TILE_LANES, k + c, k_stride, 1, n, k_stride, n_rows, n_vectors);
         c += n;
         if (c == n_channels)
             break;

@@ -7,7 +7,7 @@ HEED_INLINE void values_block(float *restrict o, const float *restrict p, const 
                               const float *restrict rescale, int n_keys, const int n_rows, const int n_vectors)
 {
     vf sum[PRODUCT_MAX_ROWS][HEED_TILE_VECTORS];
-    tile_product(sum, p, v, 1, v_stride, n_keys, n_rows, n_vectors);
+    tile_product(sum, p, v, 1, v_stride, n_keys, v_stride, n_rows, n_vectors);
     HEED_UNROLL
     for (int lane = 0; lane < n_vectors; lane++) {
         vf factor = vf_load(rescale + lane * VF_LANES);
