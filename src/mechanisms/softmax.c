@@ -6,8 +6,9 @@
  *
  * The rows of queries stand on the lanes of a tile: scores, weights and outputs are kept transposed, keys and values
  * are read in place, and everything after the product is lane by lane. Many query rows: a tile holds rows of one head,
- * and is a task. Few query rows: a tile holds the rows of all heads that share keys, so that these are read once, and
- * the keys are cut into ranges whose results are merged, so that there is work for all threads. */
+ * and a group of tiles is a task, which takes each block of keys through all its tiles while it is in cache. Few query
+ * rows: a tile holds the rows of all heads that share keys, so that these are read once, and the keys are cut into
+ * ranges whose results are merged, so that there is work for all threads. */
 #include "mechanisms/softmax.h"
 
 #include "core/parallel.h"
@@ -26,14 +27,17 @@ typedef struct row_cut {
     int few_rows;
     int64_t heads_per_unit, n_units, rows_per_unit, tiles_per_unit;
     int64_t n_items;    /* tiles of all units and batch elements */
+    int64_t tiles_per_group, groups_per_unit, n_groups; /* many rows: tiles of one unit that share a task */
     int64_t max_ranges; /* ranges that the keys of an item are cut into, at most */
 } row_cut;
 
 /* One worker's scratch. */
 typedef struct softmax_scratch {
-    float *queries, *scores, *outputs; /* tiles [D], [HEED_BLOCK_KEYS], [Dv] */
-    float *partial_rows;               /* [HEED_PARTIAL_ROWS][Dv] */
-    log_sum *partial_lse;              /* [HEED_PARTIAL_ROWS] */
+    float *queries[HEED_GROUP_TILES], *outputs[HEED_GROUP_TILES]; /* tiles [D], [Dv] */
+    float *scores;                                                /* a tile [HEED_BLOCK_KEYS] */
+    float *values;                                                /* rows [HEED_BLOCK_KEYS][copied_row(Dv)] */
+    float *partial_rows;                                          /* [HEED_PARTIAL_ROWS][Dv] */
+    log_sum *partial_lse;                                         /* [HEED_PARTIAL_ROWS] */
 } softmax_scratch;
 
 typedef struct softmax_job {
@@ -55,6 +59,7 @@ typedef struct query_tile {
     heed_key_range sees[HEED_MAX_TILE_LANES];
     heed_key_range keys; /* what any lane sees, cut to one range of keys */
     int with_sinks;
+    float *queries, *scores, *outputs, *values; /* in the scratch of the worker */
     float m[HEED_MAX_TILE_LANES], l[HEED_MAX_TILE_LANES], rescale[HEED_MAX_TILE_LANES];
 } query_tile;
 
@@ -66,13 +71,19 @@ static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 /* ---- scratch ---- */
 
+/* Floats from one copied row of V to the next: a line more than it has, so that columns do not share cache sets. */
+static int64_t copied_row(int64_t dv) { return (dv + 15) / 16 * 16 + 16; }
+
 static int64_t carve(softmax_scratch *w, char *memory, int64_t d, int64_t dv)
 {
     heed_arena arena = {memory, 0};
     int64_t row = HEED_MAX_TILE_LANES * (int64_t)sizeof(float);
-    w->queries = heed_arena_take(&arena, d * row);
+    for (int i = 0; i < HEED_GROUP_TILES; i++) {
+        w->queries[i] = heed_arena_take(&arena, d * row);
+        w->outputs[i] = heed_arena_take(&arena, dv * row);
+    }
     w->scores = heed_arena_take(&arena, HEED_BLOCK_KEYS * row);
-    w->outputs = heed_arena_take(&arena, dv * row);
+    w->values = heed_arena_take(&arena, HEED_BLOCK_KEYS * copied_row(dv) * (int64_t)sizeof(float));
     w->partial_rows = heed_arena_take(&arena, HEED_PARTIAL_ROWS * dv * (int64_t)sizeof(float));
     w->partial_lse = heed_arena_take(&arena, HEED_PARTIAL_ROWS * (int64_t)sizeof(log_sum));
     return arena.bytes;
@@ -114,7 +125,7 @@ static int64_t range_of(int64_t key)
     return i;
 }
 
-static row_cut cut_rows(const softmax_plan *p, int tile_lanes)
+static row_cut cut_rows(const softmax_plan *p, int tile_lanes, int n_threads)
 {
     int64_t n_queries = p->q.shape[2], group = p->q.shape[1] / larger(p->k.shape[1], 1);
     row_cut cut = {.few_rows = n_queries < tile_lanes, .max_ranges = 1};
@@ -125,17 +136,25 @@ static row_cut cut_rows(const softmax_plan *p, int tile_lanes)
     cut.n_items = p->q.shape[0] * cut.n_units * cut.tiles_per_unit;
     if (cut.few_rows && p->k.shape[2] > 0)
         cut.max_ranges = range_of(p->k.shape[2] - 1) + 1;
+    int64_t fair = cut.n_items / (HEED_ITEMS_PER_THREAD * n_threads);
+    cut.tiles_per_group = larger(1, smaller(fair, HEED_GROUP_TILES));
+    cut.groups_per_unit = divide_up(cut.tiles_per_unit, cut.tiles_per_group);
+    cut.n_groups = p->q.shape[0] * cut.n_units * cut.groups_per_unit;
     return cut;
 }
 
-/* The tile of an item, with the keys that any of its rows sees. */
-static void fill_tile(const softmax_job *job, int64_t item, query_tile *t)
+/* The tile of an item, with the keys that any of its rows sees; `place` is its place in the scratch. */
+static void fill_tile(const softmax_job *job, int64_t item, const softmax_scratch *w, int place, query_tile *t)
 {
     const softmax_plan *p = job->plan;
     const row_cut *cut = &job->cut;
     int lanes = job->kernels->tile_lanes;
     int64_t unit = item / cut->tiles_per_unit, first = item % cut->tiles_per_unit * lanes;
     int64_t first_head = unit % cut->n_units * cut->heads_per_unit;
+    t->queries = w->queries[place];
+    t->scores = w->scores;
+    t->values = w->values;
+    t->outputs = w->outputs[place];
     t->b = unit / cut->n_units;
     t->kv_head = first_head / (p->q.shape[1] / p->k.shape[1]);
     t->n_rows = (int)smaller(lanes, cut->rows_per_unit - first);
@@ -176,19 +195,19 @@ static void take_range(const row_cut *cut, query_tile *t, int64_t range)
 
 /* ---- one tile over one range of keys ---- */
 
-static void load_queries(const softmax_job *job, const query_tile *t, float *queries)
+static void load_queries(const softmax_job *job, const query_tile *t)
 {
     const float *rows[HEED_MAX_TILE_LANES];
     int64_t d = job->plan->q.shape[3];
     for (int r = 0; r < t->n_rows; r++)
         rows[r] = heed_row(&job->plan->q, t->b, t->head[r], t->query[r]);
     if (!t->by_rows) {
-        job->kernels->pack_tile(queries, rows, t->n_rows, d, job->plan->scale);
+        job->kernels->pack_tile(t->queries, rows, t->n_rows, d, job->plan->scale);
         return;
     }
     for (int r = 0; r < t->n_rows; r++) {
         for (int64_t c = 0; c < d; c++)
-            queries[r * d + c] = rows[r][c] * job->plan->scale;
+            t->queries[r * d + c] = rows[r][c] * job->plan->scale;
     }
 }
 
@@ -200,7 +219,7 @@ static float sink_weight(float sink)
     return sink == -INFINITY ? 0.0f : NAN;
 }
 
-static void reset_rows(const softmax_job *job, query_tile *t, float *outputs)
+static void reset_rows(const softmax_job *job, query_tile *t)
 {
     const softmax_plan *p = job->plan;
     for (int r = 0; r < HEED_MAX_TILE_LANES; r++) {
@@ -214,18 +233,18 @@ static void reset_rows(const softmax_job *job, query_tile *t, float *outputs)
         }
     }
     int64_t n_lanes = t->by_rows ? t->n_rows : job->kernels->tile_lanes;
-    memset(outputs, 0, (size_t)(p->v.shape[3] * n_lanes) * sizeof *outputs);
+    memset(t->outputs, 0, (size_t)(p->v.shape[3] * n_lanes) * sizeof *t->outputs);
 }
 
-static void add_bias(const softmax_job *job, const query_tile *t, heed_key_range block, float *scores)
+static void add_bias(const softmax_job *job, const query_tile *t, heed_key_range block)
 {
     const float *rows[HEED_MAX_TILE_LANES];
     for (int r = 0; r < t->n_rows; r++)
         rows[r] = heed_row(&job->plan->bias, t->b, t->head[r], t->query[r]) + block.begin;
-    job->kernels->bias_tile(scores, rows, t->n_rows, (int)(block.end - block.begin));
+    job->kernels->bias_tile(t->scores, rows, t->n_rows, (int)(block.end - block.begin));
 }
 
-static void add_alibi(const softmax_job *job, const query_tile *t, heed_key_range block, float *scores)
+static void add_alibi(const softmax_job *job, const query_tile *t, heed_key_range block)
 {
     float slope[HEED_MAX_TILE_LANES] = {0}, distance[HEED_MAX_TILE_LANES] = {0};
     int64_t offset = heed_position_offset(&job->plan->mask, t->b);
@@ -233,11 +252,11 @@ static void add_alibi(const softmax_job *job, const query_tile *t, heed_key_rang
         slope[r] = job->plan->slopes[t->head[r]];
         distance[r] = (float)(block.begin - t->query[r] + offset);
     }
-    job->kernels->alibi_tile(scores, slope, distance, (int)(block.end - block.begin), t->n_vectors);
+    job->kernels->alibi_tile(t->scores, slope, distance, (int)(block.end - block.begin), t->n_vectors);
 }
 
 /* Hides what lies outside each row's own range; only blocks that touch an edge have such keys. */
-static void hide_outside(const softmax_job *job, const query_tile *t, heed_key_range block, float *scores)
+static void hide_outside(const softmax_job *job, const query_tile *t, heed_key_range block)
 {
     int n_keys = (int)(block.end - block.begin), edge = 0;
     for (int r = 0; r < t->n_rows; r++)
@@ -249,15 +268,15 @@ static void hide_outside(const softmax_job *job, const query_tile *t, heed_key_r
         begin[r] = (float)smaller(larger(t->sees[r].begin - block.begin, 0), n_keys);
         end[r] = (float)smaller(larger(t->sees[r].end - block.begin, 0), n_keys);
     }
-    job->kernels->range_tile(scores, begin, end, n_keys, t->n_vectors);
+    job->kernels->range_tile(t->scores, begin, end, n_keys, t->n_vectors);
 }
 
-static void hide_unseen(const softmax_job *job, const query_tile *t, heed_key_range block, float *scores)
+static void hide_unseen(const softmax_job *job, const query_tile *t, heed_key_range block)
 {
     const uint8_t *rows[HEED_MAX_TILE_LANES];
     for (int r = 0; r < t->n_rows; r++)
         rows[r] = heed_bool_row(&job->plan->mask.visible, t->b, t->head[r], t->query[r]) + block.begin;
-    job->kernels->visible_tile(scores, rows, t->n_rows, (int)(block.end - block.begin));
+    job->kernels->visible_tile(t->scores, rows, t->n_rows, (int)(block.end - block.begin));
 }
 
 /* Whether the boolean mask hides the whole block from every row. */
@@ -276,68 +295,101 @@ static int nobody_sees(const softmax_job *job, const query_tile *t, heed_key_ran
 }
 
 /* s = scale q k^T, softcap, bias, ALiBi; hidden keys get -inf. */
-static void score_block(const softmax_job *job, const query_tile *t, heed_key_range block, const softmax_scratch *w)
+static void score_block(const softmax_job *job, const query_tile *t, heed_key_range block)
 {
     const softmax_plan *p = job->plan;
     int n_keys = (int)(block.end - block.begin);
     const float *k = heed_row(&p->k, t->b, t->kv_head, block.begin);
     int64_t d = p->q.shape[3], stride = p->k.stride[2];
     if (t->by_rows)
-        job->kernels->scores_rows(w->scores, w->queries, d, k, stride, n_keys, d, t->n_rows);
+        job->kernels->scores_rows(t->scores, t->queries, d, k, stride, n_keys, d, t->n_rows);
     else
-        job->kernels->scores_tile(w->scores, w->queries, k, stride, n_keys, d, t->n_vectors);
+        job->kernels->scores_tile(t->scores, t->queries, k, stride, n_keys, d, t->n_vectors);
     if (p->softcap > 0.0f)
-        job->kernels->softcap_tile(w->scores, n_keys, t->n_vectors, p->softcap);
+        job->kernels->softcap_tile(t->scores, n_keys, t->n_vectors, p->softcap);
     if (p->bias.data)
-        add_bias(job, t, block, w->scores);
+        add_bias(job, t, block);
     if (p->slopes)
-        add_alibi(job, t, block, w->scores);
-    hide_outside(job, t, block, w->scores);
+        add_alibi(job, t, block);
+    hide_outside(job, t, block);
     if (p->mask.visible.data)
-        hide_unseen(job, t, block, w->scores);
+        hide_unseen(job, t, block);
+}
+
+/* The rows of V of a block as its tiles read them: key `begin` and those behind it. */
+typedef struct value_rows {
+    const float *first;
+    int64_t begin, stride;
+} value_rows;
+
+/* A product walks down the rows once for every few channels. Where each row lies in a page of its own, nearly every
+ * load would miss the TLB, so that several tiles are better served by a copy. */
+static value_rows gather_values(const softmax_job *job, const query_tile *tiles, int n_tiles, heed_key_range block,
+                                float *copy)
+{
+    const heed_tensor *v = &job->plan->v;
+    value_rows rows = {heed_row(v, tiles->b, tiles->kv_head, block.begin), block.begin, v->stride[2]};
+    if (n_tiles < 2 || rows.stride < HEED_FAR_ROWS)
+        return rows;
+    int64_t dv = v->shape[3], stride = copied_row(dv);
+    for (int64_t j = 0; j < block.end - block.begin; j++)
+        memcpy(copy + j * stride, rows.first + j * rows.stride, (size_t)dv * sizeof *copy);
+    return (value_rows){copy, block.begin, stride};
 }
 
 /* o = o rescale + p v */
-static void add_values(const softmax_job *job, const query_tile *t, heed_key_range block, const softmax_scratch *w,
-                       int careful)
+static void add_values(const softmax_job *job, const query_tile *t, heed_key_range block, value_rows rows, int careful)
 {
     const heed_kernels *kernels = job->kernels;
-    const heed_tensor *v = &job->plan->v;
-    const float *values = heed_row(v, t->b, t->kv_head, block.begin);
+    const float *values = rows.first + (block.begin - rows.begin) * rows.stride;
     int n_keys = (int)(block.end - block.begin);
-    int64_t dv = v->shape[3], stride = v->stride[2];
+    int64_t dv = job->plan->v.shape[3], stride = rows.stride;
     if (t->by_rows) {
-        float *sums = w->outputs + HEED_MAX_PLAIN_ROWS * dv;
-        (careful ? kernels->values_careful_rows : kernels->values_rows)(w->outputs, sums, w->scores, values, stride,
+        float *sums = t->outputs + HEED_MAX_PLAIN_ROWS * dv;
+        (careful ? kernels->values_careful_rows : kernels->values_rows)(t->outputs, sums, t->scores, values, stride,
                                                                         t->rescale, n_keys, dv, t->n_rows);
     } else {
-        (careful ? kernels->values_careful_tile : kernels->values_tile)(w->outputs, w->scores, values, stride,
+        (careful ? kernels->values_careful_tile : kernels->values_tile)(t->outputs, t->scores, values, stride,
                                                                         t->rescale, n_keys, dv, t->n_vectors);
     }
 }
 
-/* o = sum_j exp(s_j - m) v_j over the tile's keys, l = sum_j exp(s_j - m). Blocks end at fixed keys, as ranges do. */
-static void attend(const softmax_job *job, query_tile *t, const softmax_scratch *w, int careful)
+/* The part of a tile's keys that lies in a block. */
+static heed_key_range keys_of_block(const query_tile *t, heed_key_range block)
+{
+    return (heed_key_range){larger(t->keys.begin, block.begin), smaller(t->keys.end, block.end)};
+}
+
+/* o = sum_j exp(s_j - m) v_j over each tile's keys, l = sum_j exp(s_j - m). Blocks end at fixed keys, as ranges do. */
+static void attend(const softmax_job *job, query_tile *tiles, int n_tiles, int careful)
 {
     const heed_kernels *kernels = job->kernels;
-    reset_rows(job, t, w->outputs);
-    heed_key_range block = {t->keys.begin, t->keys.begin};
-    while (block.end < t->keys.end) {
-        block.begin = block.end;
-        block.end = smaller(t->keys.end, (block.begin / HEED_BLOCK_KEYS + 1) * HEED_BLOCK_KEYS);
-        if (nobody_sees(job, t, block))
-            continue;
-        score_block(job, t, block, w);
-        (careful ? kernels->softmax_careful_tile : kernels->softmax_tile)(w->scores, t->m, t->l, t->rescale,
-                                                                          (int)(block.end - block.begin), t->n_vectors);
-        add_values(job, t, block, w, careful);
+    heed_key_range keys = tiles[0].keys;
+    for (int i = 0; i < n_tiles; i++) {
+        reset_rows(job, &tiles[i]);
+        keys.begin = smaller(keys.begin, tiles[i].keys.begin);
+        keys.end = larger(keys.end, tiles[i].keys.end);
+    }
+    for (heed_key_range all = {keys.begin, keys.begin}; all.end < keys.end;) {
+        all.begin = all.end;
+        all.end = smaller(keys.end, (all.begin / HEED_BLOCK_KEYS + 1) * HEED_BLOCK_KEYS);
+        value_rows values = gather_values(job, tiles, n_tiles, all, tiles->values);
+        for (query_tile *t = tiles; t < tiles + n_tiles; t++) {
+            heed_key_range block = keys_of_block(t, all);
+            if (block.begin >= block.end || nobody_sees(job, t, block))
+                continue;
+            score_block(job, t, block);
+            (careful ? kernels->softmax_careful_tile : kernels->softmax_tile)(
+                t->scores, t->m, t->l, t->rescale, (int)(block.end - block.begin), t->n_vectors);
+            add_values(job, t, block, values, careful);
+        }
     }
 }
 
-static int store_outputs(const softmax_job *job, const query_tile *t, const softmax_scratch *w, float *const *rows)
+static int store_outputs(const softmax_job *job, const query_tile *t, float *const *rows)
 {
     int64_t dv = job->plan->v.shape[3];
-    return (t->by_rows ? job->kernels->output_rows : job->kernels->output_tile)(rows, w->outputs, t->l, t->n_rows, dv);
+    return (t->by_rows ? job->kernels->output_rows : job->kernels->output_tile)(rows, t->outputs, t->l, t->n_rows, dv);
 }
 
 static log_sum log_sum_of(float m, float l)
@@ -350,18 +402,22 @@ static log_sum log_sum_of(float m, float l)
 /* out = o / l into the rows given, and their lse. A zero weight of a hidden key times NaN or Inf in its value is NaN:
  * where a result is NaN the tile is computed again with hidden keys left out of the sum. That gives the same bits to
  * all rows that were not hit, and NaN again to those that really see one. */
-static void attend_and_store(softmax_job *job, query_tile *t, const softmax_scratch *w, float *const *rows,
-                             log_sum *lse)
+static void finish(softmax_job *job, query_tile *t, float *const *rows, log_sum *lse)
 {
-    load_queries(job, t, w->queries);
-    attend(job, t, w, 0);
-    if (store_outputs(job, t, w, rows)) {
-        attend(job, t, w, 1);
-        store_outputs(job, t, w, rows);
+    if (store_outputs(job, t, rows)) {
+        attend(job, t, 1, 1);
+        store_outputs(job, t, rows);
         atomic_fetch_add_explicit(&job->exact_recomputations, t->n_rows, memory_order_relaxed);
     }
     for (int r = 0; r < t->n_rows; r++)
         lse[r] = log_sum_of(t->m[r], t->l[r]);
+}
+
+static void attend_and_store(softmax_job *job, query_tile *t, float *const *rows, log_sum *lse)
+{
+    load_queries(job, t);
+    attend(job, t, 1, 0);
+    finish(job, t, rows, lse);
 }
 
 /* ---- tasks ---- */
@@ -393,7 +449,31 @@ static void point_at_partial(const softmax_job *job, int n_rows, float *partial_
         rows[r] = partial_rows + r * job->plan->v.shape[3];
 }
 
-/* A task that does all ranges of an item, one after the other. */
+/* A task of many rows: the tiles of a group. */
+static void run_group(void *argument, int64_t group, int worker)
+{
+    softmax_job *job = argument;
+    const row_cut *cut = &job->cut;
+    softmax_scratch w = slice_of(job, worker);
+    query_tile tiles[HEED_GROUP_TILES];
+    float *rows[HEED_MAX_TILE_LANES];
+    log_sum lse[HEED_MAX_TILE_LANES];
+    int64_t unit = group / cut->groups_per_unit, first = group % cut->groups_per_unit * cut->tiles_per_group;
+    int n_tiles = (int)smaller(cut->tiles_per_group, cut->tiles_per_unit - first);
+    for (int i = 0; i < n_tiles; i++) {
+        fill_tile(job, unit * cut->tiles_per_unit + first + i, &w, i, &tiles[i]);
+        tiles[i].with_sinks = 1;
+        load_queries(job, &tiles[i]);
+    }
+    attend(job, tiles, n_tiles, 0);
+    for (int i = 0; i < n_tiles; i++) {
+        point_at_output(job, &tiles[i], rows);
+        finish(job, &tiles[i], rows, lse);
+        store_lse(job, &tiles[i], lse);
+    }
+}
+
+/* A task of few rows: all ranges of an item, one after the other. */
 static void run_item(void *argument, int64_t item, int worker)
 {
     softmax_job *job = argument;
@@ -401,16 +481,16 @@ static void run_item(void *argument, int64_t item, int worker)
     query_tile whole, t;
     float *rows[HEED_MAX_TILE_LANES], *partial[HEED_MAX_TILE_LANES];
     log_sum lse[HEED_MAX_TILE_LANES];
-    fill_tile(job, item, &whole);
+    fill_tile(job, item, &w, 0, &whole);
     point_at_output(job, &whole, rows);
     point_at_partial(job, whole.n_rows, w.partial_rows, partial);
     t = whole;
     take_range(&job->cut, &t, 0);
-    attend_and_store(job, &t, &w, rows, lse);
+    attend_and_store(job, &t, rows, lse);
     for (int64_t range = 1; range < count_ranges(&job->cut, &whole); range++) {
         t = whole;
         take_range(&job->cut, &t, range);
-        attend_and_store(job, &t, &w, partial, w.partial_lse);
+        attend_and_store(job, &t, partial, w.partial_lse);
         merge_range(job, &t, rows, lse, w.partial_rows, w.partial_lse);
     }
     store_lse(job, &whole, lse);
@@ -436,22 +516,23 @@ static void run_range(void *argument, int64_t index, int worker)
     int64_t at = job->wave_begin + index, range = at % job->cut.max_ranges;
     softmax_scratch w = slice_of(job, worker);
     query_tile t;
-    fill_tile(job, at / job->cut.max_ranges, &t);
+    fill_tile(job, at / job->cut.max_ranges, &w, 0, &t);
     if (range >= count_ranges(&job->cut, &t))
         return;
     take_range(&job->cut, &t, range);
     partial_slot slot = slot_of(job, index);
     float *rows[HEED_MAX_TILE_LANES];
     point_at_partial(job, t.n_rows, slot.rows, rows);
-    attend_and_store(job, &t, &w, rows, slot.lse);
+    attend_and_store(job, &t, rows, slot.lse);
 }
 
 /* Joins one slot of a finished wave; lse is that of the item under way. */
 static void collect_range(const softmax_job *job, int64_t index, log_sum *lse)
 {
     int64_t at = job->wave_begin + index, range = at % job->cut.max_ranges;
+    softmax_scratch w = slice_of(job, 0);
     query_tile t;
-    fill_tile(job, at / job->cut.max_ranges, &t);
+    fill_tile(job, at / job->cut.max_ranges, &w, 0, &t);
     int64_t n_ranges = count_ranges(&job->cut, &t);
     if (range >= n_ranges)
         return;
@@ -487,15 +568,18 @@ static void run_waves(softmax_job *job, int n_workers)
 void heed_softmax_run(heed_context *context, const softmax_plan *plan)
 {
     softmax_job job = {.plan = plan, .kernels = context->kernels, .context = context};
-    job.cut = cut_rows(plan, context->kernels->tile_lanes);
-    atomic_init(&job.exact_recomputations, 0);
-    const row_cut *cut = &job.cut;
     double flops = 2.0 * (double)(plan->q.shape[0] * plan->q.shape[1] * plan->q.shape[2]) * (double)plan->k.shape[2] *
                    (double)(plan->q.shape[3] + plan->v.shape[3]);
-    int n_workers = heed_count_workers(context, cut->n_items * cut->max_ranges, flops);
+    job.cut = cut_rows(plan, context->kernels->tile_lanes, heed_count_workers(context, INT64_MAX, flops));
+    atomic_init(&job.exact_recomputations, 0);
+    const row_cut *cut = &job.cut;
+    int64_t n_tasks = cut->few_rows ? cut->n_items * cut->max_ranges : cut->n_groups;
+    int n_workers = heed_count_workers(context, n_tasks, flops);
     heed_report_start(context, cut->few_rows ? "softmax-ranges" : "softmax-tiles",
                       heed_softmax_worker_bytes(plan->q.shape[3], plan->v.shape[3]));
-    if (n_workers > 1 && cut->max_ranges > 1 && cut->n_items < (int64_t)HEED_ITEMS_PER_THREAD * n_workers)
+    if (!cut->few_rows)
+        heed_parallel_for(context, n_tasks, n_workers, run_group, &job);
+    else if (n_workers > 1 && cut->max_ranges > 1 && cut->n_items < (int64_t)HEED_ITEMS_PER_THREAD * n_workers)
         run_waves(&job, n_workers);
     else
         heed_parallel_for(context, cut->n_items, n_workers, run_item, &job);
