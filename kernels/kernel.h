@@ -20,7 +20,11 @@ enum { TILE_LANES = HEED_TILE_VECTORS * VF_LANES }; /* floats in a row of a tile
 /* How many lanes of a vector the next of n floats, n > 0, take. */
 HEED_INLINE int lanes_left(int64_t n) { return n < VF_LANES ? (int)n : VF_LANES; }
 
-/* Asks for a line in L2. The address may lie beyond the caller's memory, so it is no pointer before it is needed. */
+/* K and V stream through: while a key is worked on, what lies KEYS_AHEAD keys further on is asked for, into L2, since in
+ * L1 it would be in the way. 32 is as good, 8 is up to 6 % worse (decoding). */
+enum { KEYS_AHEAD = 64, LINE_FLOATS = 16 };
+
+/* The line of base[offset], which may lie beyond the caller's memory and is no pointer for that reason. */
 HEED_INLINE void prefetch(const float *base, int64_t offset)
 {
     __builtin_prefetch((const void *)((uintptr_t)base + (uintptr_t)offset * sizeof *base), 0, 2);

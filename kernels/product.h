@@ -5,15 +5,15 @@
  * a in tile layout (lanes r), b in place wherever the caller keeps it: each of its elements is broadcast once. n_rows
  * and n_vectors are literals at every call, or the accumulators would live in memory.
  *
- * b is K or V, and PRODUCT_AHEAD keys further on, key_stride apart, lie those that are wanted next: each step brings
- * one of them from the outer caches into L2. What is in L2 already costs a load slot (AVX2: 1 to 2 % of the time), what
- * is not would cost 7 % (64 channels) to 17 % (128 channels, 4096 keys, AVX-512); into L1 it would be in the way. */
+ * b is K or V, its keys key_stride apart. Each step asks for one of those that lie ahead: what is in L2 already costs a
+ * load slot (AVX2: 1 to 2 % of the time), what is not would cost 7 % (64 channels) to 17 % (128 channels, 4096 keys,
+ * AVX-512). */
 #ifndef HEED_KERNELS_PRODUCT_H
 #define HEED_KERNELS_PRODUCT_H
 
 #include "kernels/kernel.h"
 
-enum { PRODUCT_MAX_ROWS = 8, PRODUCT_AHEAD = 64 };
+enum { PRODUCT_MAX_ROWS = 8 };
 
 HEED_INLINE void tile_product(vf sum[PRODUCT_MAX_ROWS][HEED_TILE_VECTORS], const float *restrict a,
                               const float *restrict b, int64_t row_stride, int64_t step_stride, int64_t n_steps,
@@ -26,7 +26,7 @@ HEED_INLINE void tile_product(vf sum[PRODUCT_MAX_ROWS][HEED_TILE_VECTORS], const
             sum[i][v] = vf_zero();
     }
     for (int64_t t = 0; t < n_steps; t++) {
-        prefetch(b, (PRODUCT_AHEAD + t) * key_stride);
+        prefetch(b, (KEYS_AHEAD + t) * key_stride);
         vf lanes[HEED_TILE_VECTORS];
         HEED_UNROLL
         for (int v = 0; v < n_vectors; v++)

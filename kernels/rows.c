@@ -12,6 +12,13 @@ enum {
     GROUP_KEYS = 16    /* keys that all rows go over before the next ones: their K or V stays in L1 */
 };
 
+/* Without it the processor follows a cache in L3 or memory at 0.7 to 0.9 of the pace. */
+HEED_INLINE void prefetch_row(const float *base, int64_t offset, int64_t n)
+{
+    for (int64_t c = 0; c < n; c += LINE_FLOATS)
+        prefetch(base, offset + c);
+}
+
 /* sum[r] = the lanes of sum_c q[r][c] key[c] over the channels of one chunk, in two running sums. */
 HEED_INLINE void scores_chunk(vf sum[SCORES_ROWS], const float *restrict q, int64_t q_stride, const float *restrict key,
                               int64_t n_channels, const int n_rows)
@@ -77,6 +84,7 @@ HEED_INLINE void scores_block(float *restrict s, const float *restrict q, int64_
 {
     vf sum[SCORES_ROWS];
     for (int j = 0; j < n_keys; j++) {
+        prefetch_row(k, (KEYS_AHEAD + j) * k_stride, n_channels);
         if (in_chunks)
             scores_chunks(sum, q, q_stride, k + j * k_stride, n_channels, n_rows);
         else
@@ -141,6 +149,7 @@ HEED_INLINE void values_block(float *restrict sums, int64_t stride, const float 
     }
     for (int j = 0; j < n_keys; j++) {
         vf value[ROW_VECTORS];
+        prefetch_row(v, (KEYS_AHEAD + j) * v_stride, n_vectors * VF_LANES);
         HEED_UNROLL
         for (int i = 0; i < n_vectors; i++) {
             const float *row = v + j * v_stride + i * VF_LANES;
