@@ -41,8 +41,8 @@ enum {
  *
  * values_tile    o[c][r] = o[c][r] rescale[r] + sum_j p[j][r] v[j * v_stride + c], the sum in the order of j from zero
  * values_careful_tile   the same bits, but terms with p < 0 are left out, whatever v holds
- * output_tile    rows[r][c] = o[c][r] / l[r], 0 where l[r] = 0, for r < n_rows, c < n_columns. Returns non-zero when a
- *                value written was NaN.
+ * output_tile    rows[r][c] = o[c][r] / l[r] to 1 ulp, exact for o = l and for l = 1, 0 where l[r] = 0; for r < n_rows,
+ *                c < n_columns; l is 0, NaN or in [1, 2^64]. Returns non-zero when a value written was NaN.
  * scores_rows, values_rows, values_careful_rows, output_rows
  *                what scores_tile, values_tile, values_careful_tile and output_tile compute, for a few rows: queries q
  *                are rows q_stride apart, outputs o and the scratch `sums` are rows of n_channels; s and p stay tiles

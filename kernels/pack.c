@@ -1,23 +1,21 @@
 /* pack_tile, output_tile: rows of the caller into tile layout and back, a square of vectors at a time. */
 #include "kernels/kernel.h"
 
-/* Up to VF_LANES columns from column c of up to VF_LANES rows, transposed: x[i] = column c + i, lanes are rows. */
-HEED_INLINE void load_square(vf x[VF_LANES], const float *const *rows, int n_rows, int64_t c, int n_columns)
-{
-    for (int r = 0; r < VF_LANES; r++)
-        x[r] = r < n_rows ? vf_load_n(rows[r] + c, n_columns) : vf_zero();
-    vf_transpose(x);
-}
-
 void HEED_FN(pack_tile)(float *t, const float *const *rows, int n_rows, int64_t n_columns, float scale)
 {
     vf x[VF_LANES], factor = vf_set1(scale);
     for (int lane = 0; lane < n_rows; lane += VF_LANES) {
         for (int64_t c = 0; c < n_columns; c += VF_LANES) {
             int width = lanes_left(n_columns - c);
-            load_square(x, rows + lane, n_rows - lane, c, width);
-            for (int i = 0; i < width; i++)
-                vf_store(t + (c + i) * TILE_LANES + lane, vf_mul(x[i], factor));
+            HEED_UNROLL
+            for (int r = 0; r < VF_LANES; r++)
+                x[r] = lane + r < n_rows ? vf_load_n(rows[lane + r] + c, width) : vf_zero();
+            vf_transpose(x);
+            HEED_UNROLL
+            for (int i = 0; i < VF_LANES; i++) {
+                if (i < width)
+                    vf_store(t + (c + i) * TILE_LANES + lane, vf_mul(x[i], factor));
+            }
         }
     }
 }
@@ -28,18 +26,22 @@ int HEED_FN(output_tile)(float *const *rows, const float *restrict o, const floa
     int nan = 0;
     vf x[VF_LANES];
     for (int lane = 0; lane < n_rows; lane += VF_LANES) {
-        vf total = vf_load(l + lane);
+        vf total = vf_load(l + lane), inverse = vf_div(vf_set1(1.0f), total);
         vm empty = vf_eq(total, vf_zero());
         for (int64_t c = 0; c < n_columns; c += VF_LANES) {
             int width = lanes_left(n_columns - c);
+            HEED_UNROLL
             for (int i = 0; i < VF_LANES; i++) {
                 vf y = i < width ? vf_load(o + (c + i) * TILE_LANES + lane) : vf_zero();
-                x[i] = vf_select(empty, vf_zero(), vf_div(y, total));
+                x[i] = vf_select(empty, vf_zero(), vf_divide(y, total, inverse));
             }
             vf_transpose(x);
-            for (int r = 0; r < VF_LANES && lane + r < n_rows; r++) {
-                vf_store_n(rows[lane + r] + c, x[r], width);
-                nan |= vm_any(vf_unordered(x[r], x[r]));
+            HEED_UNROLL
+            for (int r = 0; r < VF_LANES; r++) {
+                if (lane + r < n_rows) {
+                    vf_store_n(rows[lane + r] + c, x[r], width);
+                    nan |= vm_any(vf_unordered(x[r], x[r]));
+                }
             }
         }
     }

@@ -1,7 +1,8 @@
 /* scores_rows, values_rows, values_careful_rows, output_rows: the products for a few query rows (decoding), where a
  * tile would leave most of its lanes empty. The lanes are channels here. K and V stream through once, each row read to
- * its end before the next, since that is what memory delivers fastest; queries and outputs are plain rows that stay in
- * L1. Scores and weights keep the tile layout, lane r for row r, so that all between the products is the same code. */
+ * its end before the next, since that is what memory delivers fastest, and keys ahead are asked for, without which a
+ * cache in L3 or memory is followed at 0.7 to 0.9 of the pace. Queries and outputs are plain rows that stay in L1.
+ * Scores and weights keep the tile layout, lane r for row r, so that all between the products is the same code. */
 #include "kernels/kernel.h"
 
 enum {
@@ -11,13 +12,6 @@ enum {
     VALUES_ROWS = 2,   /* rows that share one pass over V: VALUES_ROWS x ROW_VECTORS accumulators */
     GROUP_KEYS = 16    /* keys that all rows go over before the next ones: their K or V stays in L1 */
 };
-
-/* Without it the processor follows a cache in L3 or memory at 0.7 to 0.9 of the pace. */
-HEED_INLINE void prefetch_row(const float *base, int64_t offset, int64_t n)
-{
-    for (int64_t c = 0; c < n; c += LINE_FLOATS)
-        prefetch(base, offset + c);
-}
 
 /* sum[r] = the lanes of sum_c q[r][c] key[c] over the channels of one chunk, in two running sums. */
 HEED_INLINE void scores_chunk(vf sum[SCORES_ROWS], const float *restrict q, int64_t q_stride, const float *restrict key,
@@ -84,7 +78,8 @@ HEED_INLINE void scores_block(float *restrict s, const float *restrict q, int64_
 {
     vf sum[SCORES_ROWS];
     for (int j = 0; j < n_keys; j++) {
-        prefetch_row(k, (KEYS_AHEAD + j) * k_stride, n_channels);
+        for (int64_t c = 0; c < n_channels; c += LINE_FLOATS)
+            prefetch(k, (KEYS_AHEAD + j) * k_stride + c);
         if (in_chunks)
             scores_chunks(sum, q, q_stride, k + j * k_stride, n_channels, n_rows);
         else
@@ -149,7 +144,9 @@ HEED_INLINE void values_block(float *restrict sums, int64_t stride, const float 
     }
     for (int j = 0; j < n_keys; j++) {
         vf value[ROW_VECTORS];
-        prefetch_row(v, (KEYS_AHEAD + j) * v_stride, n_vectors * VF_LANES);
+        HEED_UNROLL
+        for (int c = 0; c < n_vectors * VF_LANES; c += LINE_FLOATS)
+            prefetch(v, (KEYS_AHEAD + j) * v_stride + c);
         HEED_UNROLL
         for (int i = 0; i < n_vectors; i++) {
             const float *row = v + j * v_stride + i * VF_LANES;

@@ -15,6 +15,7 @@
  * vf_load_bool_n(p, n)    1.0 where byte p[lane] is not 0, 0.0 where it is; lanes n and up 0.0
  * vf_add, vf_sub, vf_mul, vf_div      lane by lane
  * vf_fma(a, b, c)         a b + c, rounded once where the ISA has it (scalar: twice)
+ * vf_divide(x, y, 1 / y)  x / y to 1 ulp, exact where x = y or y = 1; 1 <= y <= 2^64 or y is NaN
  * vf_max(a, b)            a > b ? a : b: where either is NaN, b
  * vf_min(a, b)            a < b ? a : b: likewise
  * vf_abs(x)               sign cleared, NaN stays NaN

@@ -41,6 +41,13 @@ static inline vf vf_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
 static inline vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
 static inline vf vf_div(vf a, vf b) { return _mm256_div_ps(a, b); }
 static inline vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+
+/* One correction makes the quotient as good as a division, which takes 10 times as long as each of these. */
+static inline vf vf_divide(vf x, vf y, vf inverse)
+{
+    vf q = _mm256_mul_ps(x, inverse), rest = _mm256_fnmadd_ps(q, y, x);
+    return _mm256_blendv_ps(q, _mm256_fmadd_ps(rest, inverse, q), _mm256_cmp_ps(rest, rest, _CMP_ORD_Q));
+}
 static inline vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
 static inline vf vf_min(vf a, vf b) { return _mm256_min_ps(a, b); }
 static inline vf vf_abs(vf x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
@@ -70,7 +77,7 @@ static inline float vf_sum(vf x)
 
 static inline int vm_any(vm m) { return _mm256_movemask_ps(m) != 0; }
 
-static inline void vf_transpose(vf x[VF_LANES])
+HEED_INLINE void vf_transpose(vf x[VF_LANES])
 {
     vf pairs[8], quads[8];
     HEED_UNROLL

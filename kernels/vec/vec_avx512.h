@@ -32,6 +32,13 @@ static inline vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
 static inline vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 static inline vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
 static inline vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+
+/* One correction makes the quotient as good as a division, which takes 20 times as long as each of these. */
+static inline vf vf_divide(vf x, vf y, vf inverse)
+{
+    vf q = _mm512_mul_ps(x, inverse), rest = _mm512_fnmadd_ps(q, y, x);
+    return _mm512_mask_mov_ps(q, _mm512_cmp_ps_mask(rest, rest, _CMP_ORD_Q), _mm512_fmadd_ps(rest, inverse, q));
+}
 static inline vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 static inline vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 static inline vf vf_abs(vf x) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), x); }
@@ -60,7 +67,7 @@ static inline vf vf_select(vm m, vf a, vf b) { return _mm512_mask_blend_ps(m, b,
 static inline float vf_sum(vf x) { return _mm512_reduce_add_ps(x); }
 static inline int vm_any(vm m) { return m != 0; }
 
-static inline void vf_transpose(vf x[VF_LANES])
+HEED_INLINE void vf_transpose(vf x[VF_LANES])
 {
     vf pairs[16], quads[16];
     HEED_UNROLL

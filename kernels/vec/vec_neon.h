@@ -58,6 +58,13 @@ static inline vf vf_mul(vf a, vf b) { return vmulq_f32(a, b); }
 static inline vf vf_div(vf a, vf b) { return vdivq_f32(a, b); }
 static inline vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
 
+/* One correction makes the quotient as good as a division, which takes several times as long as each of these. */
+static inline vf vf_divide(vf x, vf y, vf inverse)
+{
+    vf q = vmulq_f32(x, inverse), rest = vfmsq_f32(x, q, y);
+    return vbslq_f32(vceqq_f32(rest, rest), vfmaq_f32(q, rest, inverse), q);
+}
+
 /* Arm's own maximum and minimum give NaN where either is NaN. */
 static inline vf vf_max(vf a, vf b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
 static inline vf vf_min(vf a, vf b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
@@ -81,7 +88,7 @@ static inline vf vf_select(vm m, vf a, vf b) { return vbslq_f32(m, a, b); }
 static inline float vf_sum(vf x) { return vaddvq_f32(x); }
 static inline int vm_any(vm m) { return vmaxvq_u32(m) != 0; }
 
-static inline void vf_transpose(vf x[VF_LANES])
+HEED_INLINE void vf_transpose(vf x[VF_LANES])
 {
     float32x4x2_t rows01 = vtrnq_f32(x[0], x[1]), rows23 = vtrnq_f32(x[2], x[3]);
     x[0] = vcombine_f32(vget_low_f32(rows01.val[0]), vget_low_f32(rows23.val[0]));

@@ -28,6 +28,13 @@ static inline vf vf_sub(vf a, vf b) { return a - b; }
 static inline vf vf_mul(vf a, vf b) { return a * b; }
 static inline vf vf_div(vf a, vf b) { return a / b; }
 static inline vf vf_fma(vf a, vf b, vf c) { return a * b + c; }
+
+/* Without a fused multiply-add there is no exact remainder to correct with. */
+static inline vf vf_divide(vf x, vf y, vf inverse)
+{
+    (void)inverse;
+    return vf_div(x, y);
+}
 static inline vf vf_max(vf a, vf b) { return a > b ? a : b; }
 static inline vf vf_min(vf a, vf b) { return a < b ? a : b; }
 static inline vf vf_abs(vf x) { return __builtin_fabsf(x); }
@@ -61,7 +68,7 @@ static inline vm vf_unordered(vf a, vf b) { return a != a || b != b; }
 static inline vf vf_select(vm m, vf a, vf b) { return m ? a : b; }
 static inline float vf_sum(vf x) { return x; }
 static inline int vm_any(vm m) { return m; }
-static inline void vf_transpose(vf x[VF_LANES]) { (void)x; }
+HEED_INLINE void vf_transpose(vf x[VF_LANES]) { (void)x; }
 static inline vf vf_keep(vf x) { return x; }
 
 #endif

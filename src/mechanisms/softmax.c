@@ -26,9 +26,9 @@
 typedef struct row_cut {
     int few_rows;
     int64_t heads_per_unit, n_units, rows_per_unit, tiles_per_unit;
-    int64_t n_items;    /* tiles of all units and batch elements */
+    int64_t n_items;                                    /* tiles of all units and batch elements */
     int64_t tiles_per_group, groups_per_unit, n_groups; /* many rows: tiles of one unit that share a task */
-    int64_t max_ranges; /* ranges that the keys of an item are cut into, at most */
+    int64_t max_ranges;                                 /* ranges that the keys of an item are cut into, at most */
 } row_cut;
 
 /* One worker's scratch. */
