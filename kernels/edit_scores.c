@@ -37,12 +37,17 @@ void HEED_FN(bias_tile)(float *restrict s, const float *const *bias, int n_rows,
     for (int lane = 0; lane < n_rows; lane += VF_LANES) {
         for (int j = 0; j < n_keys; j += VF_LANES) {
             int width = lanes_left(n_keys - j);
+            for (int r = 0; r < VF_LANES && lane + r < n_rows; r++)
+                prefetch(bias[lane + r], HEED_BLOCK_KEYS + j);
+            HEED_UNROLL
             for (int r = 0; r < VF_LANES; r++)
                 x[r] = lane + r < n_rows ? vf_load_n(bias[lane + r] + j, width) : vf_set1(-0.0f);
             vf_transpose(x);
-            for (int i = 0; i < width; i++) {
+            HEED_UNROLL
+            for (int i = 0; i < VF_LANES; i++) {
                 float *score = s + (j + i) * TILE_LANES + lane;
-                vf_store(score, vf_add(vf_load(score), x[i]));
+                if (i < width)
+                    vf_store(score, vf_add(vf_load(score), x[i]));
             }
         }
     }
@@ -80,12 +85,15 @@ void HEED_FN(visible_tile)(float *restrict s, const uint8_t *const *visible, int
     for (int lane = 0; lane < n_rows; lane += VF_LANES) {
         for (int j = 0; j < n_keys; j += VF_LANES) {
             int width = lanes_left(n_keys - j);
+            HEED_UNROLL
             for (int r = 0; r < VF_LANES; r++)
                 x[r] = lane + r < n_rows ? vf_load_bool_n(visible[lane + r] + j, width) : vf_set1(1.0f);
             vf_transpose(x);
-            for (int i = 0; i < width; i++) {
+            HEED_UNROLL
+            for (int i = 0; i < VF_LANES; i++) {
                 float *score = s + (j + i) * TILE_LANES + lane;
-                vf_store(score, vf_select(vf_eq(x[i], vf_zero()), hidden, vf_load(score)));
+                if (i < width)
+                    vf_store(score, vf_select(vf_eq(x[i], vf_zero()), hidden, vf_load(score)));
             }
         }
     }
