@@ -1,10 +1,12 @@
 #!/bin/sh
 # Makes docs/compare.svg, docs/sweep.svg and the tables between the markers of README.md and docs/benchmarks.md again,
-# from two runs of heed-compare: both samples, and a sweep over N. Needs gnuplot and Python 3. On a quiet machine:
+# from runs of heed-compare: both samples, a sweep over N, and the cases of softmax attention that tuning went by. Needs
+# gnuplot and Python 3. On a quiet machine:
 #
 #     bench/make_charts.sh [HEED-COMPARE [OPTION...]]
 #
-# HEED-COMPARE is build/compare/bench/heed-compare unless given; options (--threads, --rounds, ...) go to both runs.
+# HEED-COMPARE is build/compare/bench/heed-compare unless given; options (--threads, --rounds, ...) go to the first two
+# runs.
 # Nothing is written unless all of it was made.
 set -eu
 
@@ -16,6 +18,61 @@ trap 'rm -rf "$made"' EXIT
 
 "$compare" "$@" --json "$made/compare.json" --svg "$made/compare.svg"
 "$compare" "$@" --sweep 64,128,256,512,1024,2048,4096,8192 --json "$made/sweep.json" --svg "$made/sweep.svg"
+
+# name | options of a run; each case has a run of its own, and so a limit of its own moment
+cat > "$made/cases" <<'END'
+1024 tokens, D = 128 | --shape 1,8,8,1024,1024,128,128
+1024 tokens, D = 64 | --shape 1,8,8,1024,1024,64,64
+1024 tokens, D = 32 | --shape 1,8,8,1024,1024,32,32
+4096 tokens, D = 128 | --shape 1,8,8,4096,4096,128,128
+4096 tokens, D = 64 | --shape 1,8,8,4096,4096,64,64
+4096 tokens, D = 32 | --shape 1,8,8,4096,4096,32,32
+8192 tokens, D = 128 | --shape 1,8,8,8192,8192,128,128
+8192 tokens, D = 64 | --shape 1,8,8,8192,8192,64,64
+8192 tokens, D = 32 | --shape 1,8,8,8192,8192,32,32
+256 tokens, D = 128 | --shape 1,8,8,256,256,128,128
+256 tokens, D = 64 | --shape 1,8,8,256,256,64,64
+causal, 1024 tokens, D = 128 | --shape 1,8,8,1024,1024,128,128 --causal
+causal, 1024 tokens, D = 64 | --shape 1,8,8,1024,1024,64,64 --causal
+causal, 4096 tokens, D = 128 | --shape 1,8,8,4096,4096,128,128 --causal
+causal, 4096 tokens, D = 64 | --shape 1,8,8,4096,4096,64,64 --causal
+bnhd, 1024 tokens, D = 128 | --shape 1,8,8,1024,1024,128,128 --layout bnhd
+bnhd, 1024 tokens, D = 64 | --shape 1,8,8,1024,1024,64,64 --layout bnhd
+packed, 1024 tokens, D = 128 | --shape 1,8,8,1024,1024,128,128 --layout packed
+packed, 1024 tokens, D = 64 | --shape 1,8,8,1024,1024,64,64 --layout packed
+bias [Hq, Nq, Nk], 1024 tokens, D = 64 | --shape 1,8,8,1024,1024,64,64 --bias
+boolean mask [Hq, Nq, Nk], 1024 tokens, D = 64 | --shape 1,8,8,1024,1024,64,64 --bool-mask
+AVX2, 1024 tokens, D = 128 | --shape 1,8,8,1024,1024,128,128 --isa avx2
+AVX2, 1024 tokens, D = 64 | --shape 1,8,8,1024,1024,64,64 --isa avx2
+AVX2, 1024 tokens, D = 32 | --shape 1,8,8,1024,1024,32,32 --isa avx2
+AVX2, 4096 tokens, D = 128 | --shape 1,8,8,4096,4096,128,128 --isa avx2
+AVX2, 4096 tokens, D = 64 | --shape 1,8,8,4096,4096,64,64 --isa avx2
+AVX2, 4096 tokens, D = 32 | --shape 1,8,8,4096,4096,32,32 --isa avx2
+encoder sample | --sample encoder
+decoder sample | --sample decoder
+1 query, 32 heads on 8 | --shape 1,32,8,1,8192,128,128
+2 queries, 32 heads on 8 | --shape 1,32,8,2,8192,128,128
+4 queries, 32 heads on 8 | --shape 1,32,8,4,8192,128,128
+8 queries, 32 heads on 8 | --shape 1,32,8,8,8192,128,128
+16 queries, 32 heads on 8 | --shape 1,32,8,16,8192,128,128
+32 queries, 32 heads on 8 | --shape 1,32,8,32,8192,128,128
+48 queries, 32 heads on 8 | --shape 1,32,8,48,8192,128,128
+decoding, 8192 keys, 32 heads on 32 | --shape 1,32,32,1,8192,128,128
+decoding, 8192 keys, 32 heads on 8 | --shape 1,32,8,1,8192,128,128
+decoding, 32768 keys, 32 heads on 32 | --shape 1,32,32,1,32768,128,128
+decoding, 32768 keys, 32 heads on 8 | --shape 1,32,8,1,32768,128,128
+decoding, bnhd, 8192 keys, 32 heads on 8 | --shape 1,32,8,1,8192,128,128 --layout bnhd
+decoding, bnhd, 32768 keys, 32 heads on 8 | --shape 1,32,8,1,32768,128,128 --layout bnhd
+decoding, AVX2, 8192 keys, 32 heads on 32 | --shape 1,32,32,1,8192,128,128 --isa avx2
+decoding, AVX2, 8192 keys, 32 heads on 8 | --shape 1,32,8,1,8192,128,128 --isa avx2
+END
+while IFS='|' read -r name options; do
+    echo "$name" >&2
+    # shellcheck disable=SC2086 # the options are words
+    "$compare" $options --variants softmax --threads 1,2 --json "$made/case.json" > "$made/case.log" ||
+        { cat "$made/case.log" >&2; exit 1; }
+    printf '{"name": "%s", "run": %s}\n' "${name% }" "$(tr '\n' ' ' < "$made/case.json")" >> "$made/cases.json"
+done < "$made/cases"
 
 python3 - "$made" <<'END'
 import json
@@ -50,28 +107,46 @@ def table(rows):
     return "\n".join(lines)
 
 
-def put_block(path, name, text):
-    """Returns the file's text with `text` between its two markers."""
-    with open(path, encoding="utf-8") as file:
-        page = file.read()
+def case_table():
+    """One line for each case: time and share on one thread and on two."""
+    lines = ["| case | limit | ms, 1 thread | share | ms, 2 threads | share | 2 threads over 1 |",
+             "|---|---|--:|--:|--:|--:|--:|"]
+    with open(f"{made}/cases.json", encoding="utf-8") as file:
+        for case in map(json.loads, file):
+            one, two = sorted(case["run"]["rows"], key=lambda row: row["threads"])
+            unit = "GB/s" if one["limit"] == "bandwidth" else "GFLOP/s"
+            lines.append(f"| {case['name']} | {one['limit_value']:.0f}, {two['limit_value']:.0f} {unit} | {one['ms']:.3f}"
+                         f" | {one['share']:.2f} | {two['ms']:.3f} | {two['share']:.2f}"
+                         f" | {one['ms'] / two['ms']:.2f} |")
+    return "\n".join(lines)
+
+
+def put_block(page, name, text):
+    """Returns the page with `text` between its two markers."""
     begin, end = f"<!-- BEGIN {name} -->\n", f"<!-- END {name} -->"
     page, n_blocks = re.subn(re.escape(begin) + ".*?" + re.escape(end), lambda _: f"{begin}{text}\n{end}", page,
                              flags=re.DOTALL)
     if n_blocks != 1:
-        sys.exit(f"{path}: one block {name} expected, found {n_blocks}")
+        sys.exit(f"one block {name} expected, found {n_blocks}")
     return page
+
+
+def read_page(path):
+    with open(path, encoding="utf-8") as file:
+        return file.read()
 
 
 samples, sweep = read("compare"), read("sweep")
 line, rows = machine_line(samples["machine"]), table(samples["rows"])
 chart = "![Time and error of each variant on both samples]"
+benchmarks = put_block(
+    read_page("docs/benchmarks.md"), "benchmark-results",
+    f"Both samples. {line}\n\n{rows}\n\n{chart}(compare.svg)\n\n"
+    f"A sweep over N, in a run of its own. {machine_line(sweep['machine'])}\n\n{table(sweep['rows'])}\n\n"
+    "![Time and error of each variant over N](sweep.svg)")
 pages = {
-    "README.md": put_block("README.md", "compare-table", f"{line}\n\n{rows}\n\n{chart}(docs/compare.svg)"),
-    "docs/benchmarks.md": put_block(
-        "docs/benchmarks.md", "benchmark-results",
-        f"Both samples. {line}\n\n{rows}\n\n{chart}(compare.svg)\n\n"
-        f"A sweep over N, in a run of its own. {machine_line(sweep['machine'])}\n\n{table(sweep['rows'])}\n\n"
-        "![Time and error of each variant over N](sweep.svg)"),
+    "README.md": put_block(read_page("README.md"), "compare-table", f"{line}\n\n{rows}\n\n{chart}(docs/compare.svg)"),
+    "docs/benchmarks.md": put_block(benchmarks, "softmax-cases", case_table()),
 }
 for path, page in pages.items():
     with open(path, "w", encoding="utf-8") as file:
