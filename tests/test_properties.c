@@ -20,9 +20,11 @@ typedef struct setting {
     int64_t query_lengths[MAX_BATCH], key_lengths[MAX_BATCH];
 } setting;
 
-/* Whole and partial tiles, packed groups in one and in several tiles, ranges. */
+/* Whole and partial tiles, groups of tiles (rows of V a page apart where the heads of a token lie together), packed
+ * groups in one and in several tiles, ranges. */
 static const attention_shape setting_shapes[] = {
     {3, 4, 2, 101, 150, 12, 10},
+    {2, 8, 8, 150, 300, 5, 131},
     {2, 12, 2, 5, 300, 9, 17},
     {3, 6, 3, 1, 1300, 16, 8},
     {2, 12, 1, 11, 1100, 5, 6},

@@ -118,6 +118,7 @@ static void layouts_and_guard_sides(void **state)
     static const attention_shape shapes[] = {
         {2, 6, 3, 65, 65, 13, 13}, {2, 6, 2, 50, 131, 12, 20}, {3, 4, 1, 2, 600, 24, 16},
         {1, 1, 1, 1, 1, 1, 1},     {2, 2, 2, 131, 7, 1, 3},
+        {1, 8, 8, 131, 260, 6, 130}, /* groups of tiles; with the heads of a token together, rows of V a page apart */
     };
     for (size_t s = 0; s < N_OF(shapes); s++) {
         attention first;
