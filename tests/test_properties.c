@@ -23,11 +23,8 @@ typedef struct setting {
 /* Whole and partial tiles, groups of tiles (rows of V a page apart where the heads of a token lie together), packed
  * groups in one and in several tiles, ranges. */
 static const attention_shape setting_shapes[] = {
-    {3, 4, 2, 101, 150, 12, 10},
-    {2, 8, 8, 150, 300, 5, 131},
-    {2, 12, 2, 5, 300, 9, 17},
-    {3, 6, 3, 1, 1300, 16, 8},
-    {2, 12, 1, 11, 1100, 5, 6},
+    {3, 4, 2, 101, 150, 12, 10}, {2, 8, 8, 150, 300, 5, 131}, {2, 12, 2, 5, 300, 9, 17},
+    {3, 6, 3, 1, 1300, 16, 8},   {2, 12, 1, 11, 1100, 5, 6},
 };
 
 static void open_setting(setting *s, attention_shape shape, tensor_layout layout, uint64_t stream)
