@@ -26,7 +26,7 @@ HEED_INLINE void tile_product(vf sum[PRODUCT_MAX_ROWS][HEED_TILE_VECTORS], const
             sum[i][v] = vf_zero();
     }
     for (int64_t t = 0; t < n_steps; t++) {
-        prefetch(b, (KEYS_AHEAD + t) * key_stride);
+        prefetch(b, KEYS_AHEAD + t, key_stride);
         vf lanes[HEED_TILE_VECTORS];
         HEED_UNROLL
         for (int v = 0; v < n_vectors; v++)

@@ -79,7 +79,7 @@ HEED_INLINE void scores_block(float *restrict s, const float *restrict q, int64_
     vf sum[SCORES_ROWS];
     for (int j = 0; j < n_keys; j++) {
         for (int64_t c = 0; c < n_channels; c += LINE_FLOATS)
-            prefetch(k, (KEYS_AHEAD + j) * k_stride + c);
+            prefetch(k + c, KEYS_AHEAD + j, k_stride);
         if (in_chunks)
             scores_chunks(sum, q, q_stride, k + j * k_stride, n_channels, n_rows);
         else
@@ -146,7 +146,7 @@ HEED_INLINE void values_block(float *restrict sums, int64_t stride, const float 
         vf value[ROW_VECTORS];
         HEED_UNROLL
         for (int c = 0; c < n_vectors * VF_LANES; c += LINE_FLOATS)
-            prefetch(v, (KEYS_AHEAD + j) * v_stride + c);
+            prefetch(v + c, KEYS_AHEAD + j, v_stride);
         HEED_UNROLL
         for (int i = 0; i < n_vectors; i++) {
             const float *row = v + j * v_stride + i * VF_LANES;
