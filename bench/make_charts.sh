@@ -50,7 +50,6 @@ AVX2, 4096 tokens, D = 64 | --shape 1,8,8,4096,4096,64,64 --isa avx2
 AVX2, 4096 tokens, D = 32 | --shape 1,8,8,4096,4096,32,32 --isa avx2
 encoder sample | --sample encoder
 decoder sample | --sample decoder
-1 query, 32 heads on 8 | --shape 1,32,8,1,8192,128,128
 2 queries, 32 heads on 8 | --shape 1,32,8,2,8192,128,128
 4 queries, 32 heads on 8 | --shape 1,32,8,4,8192,128,128
 8 queries, 32 heads on 8 | --shape 1,32,8,8,8192,128,128
@@ -69,7 +68,8 @@ END
 while IFS='|' read -r name options; do
     echo "$name" >&2
     # shellcheck disable=SC2086 # the options are words
-    "$compare" $options --variants softmax --threads 1,2 --json "$made/case.json" > "$made/case.log" ||
+    case $options in *avx2*) "$compare" --isa avx2 --quick --shape 1,1,1,8,8,8,8 > /dev/null 2>&1 < /dev/null || continue ;; esac
+    "$compare" $options --variants softmax --threads 1,2 --json "$made/case.json" > "$made/case.log" < /dev/null ||
         { cat "$made/case.log" >&2; exit 1; }
     printf '{"name": "%s", "run": %s}\n' "${name% }" "$(tr '\n' ' ' < "$made/case.json")" >> "$made/cases.json"
 done < "$made/cases"

@@ -38,7 +38,7 @@ void HEED_FN(bias_tile)(float *restrict s, const float *const *bias, int n_rows,
         for (int j = 0; j < n_keys; j += VF_LANES) {
             int width = lanes_left(n_keys - j);
             for (int r = 0; r < VF_LANES && lane + r < n_rows; r++)
-                prefetch(bias[lane + r], 1, HEED_BLOCK_KEYS + j);
+                prefetch(bias[lane + r], HEED_BLOCK_KEYS + j, 1);
             HEED_UNROLL
             for (int r = 0; r < VF_LANES; r++)
                 x[r] = lane + r < n_rows ? vf_load_n(bias[lane + r] + j, width) : vf_set1(-0.0f);

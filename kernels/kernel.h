@@ -20,12 +20,12 @@ enum { TILE_LANES = HEED_TILE_VECTORS * VF_LANES }; /* floats in a row of a tile
 /* How many lanes of a vector the next of n floats, n > 0, take. */
 HEED_INLINE int lanes_left(int64_t n) { return n < VF_LANES ? (int)n : VF_LANES; }
 
-/* K and V stream through: while a key is worked on, what lies KEYS_AHEAD keys further on is asked for, into L2, since in
- * L1 it would be in the way. 32 is as good, 8 is up to 6 % worse (decoding). */
-enum { KEYS_AHEAD = 64, LINE_FLOATS = 16 };
+/* K and V stream through: while a key is worked on, what lies KEYS_AHEAD keys further on is asked for, into L2, since
+ * in L1 it would be in the way. 32 is as good, 8 is up to 6 % worse (decoding). */
+enum { KEYS_AHEAD = 64, LINE_FLOATS = 16 /* of a cache line */ };
 
-/* The line of base[row * stride], which may lie beyond the caller's memory, however large a stride that nobody looks at
- * is: unsigned, so that it may wrap, and no pointer before it is needed. */
+/* Asks for the line of base[row * stride]. It may lie beyond the caller's memory, and a stride that is never looked at
+ * may be any number: so the sum is unsigned and may wrap, and no pointer out of range is formed. */
 HEED_INLINE void prefetch(const float *base, int64_t row, int64_t stride)
 {
     uintptr_t offset = (uintptr_t)row * (uintptr_t)stride * sizeof *base;

@@ -24,7 +24,7 @@ enum {
  *
  * pack_tile      t[c][r] = scale rows[r][c] for r < n_rows, c < n_columns; lanes n_rows .. end of their vector = 0
  * scores_tile    s[j][r] = sum_c q[c][r] k[j * k_stride + c], j < n_keys, c < n_channels; summed in chunks of channels
- *                that are added pairwise
+ *                that are added pairwise up to eights
  * softcap_tile   s[j][r] = cap tanh(s[j][r] / cap); absolute error <= 2 ulp of cap
  * bias_tile      s[j][r] += bias[r][j], r < n_rows; the other lanes keep their scores
  * alibi_tile     s[j][r] -= slope[r] |distance[r] + j|                          (distance: first key minus query)

@@ -5,9 +5,10 @@
  * a in tile layout (lanes r), b in place wherever the caller keeps it: each of its elements is broadcast once. n_rows
  * and n_vectors are literals at every call, or the accumulators would live in memory.
  *
- * b is K or V, its keys key_stride apart. Each step asks for one of those that lie ahead: what is in L2 already costs a
- * load slot (AVX2: 1 to 2 % of the time), what is not would cost 7 % (64 channels) to 17 % (128 channels, 4096 keys,
- * AVX-512). */
+ * b is K or V, its keys key_stride apart. Each step asks for one of those that lie ahead (step t for key t from there
+ * on, also where the steps are channels: a chunk of them has as many steps as a line has floats). What is in L2
+ * already costs a load slot (AVX2: 1 to 2 % of the time), what is not would cost 7 % (64 channels) to 17 % (128
+ * channels, 4096 keys, AVX-512). */
 #ifndef HEED_KERNELS_PRODUCT_H
 #define HEED_KERNELS_PRODUCT_H
 

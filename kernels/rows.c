@@ -49,7 +49,8 @@ HEED_INLINE void add_rows(vf sum[SCORES_ROWS], const vf other[SCORES_ROWS], cons
         sum[r] = vf_add(sum[r], other[r]);
 }
 
-/* Of a key with many channels. Chunks are added pairwise, for the reason and in the way that scores.c tells. */
+/* Of a key with many channels. Chunks are added pairwise, for the reason that scores.c tells: chunk t joins the sums of
+ * 1, 2, 4 ... chunks before it that the trailing ones of t stand for, as in a binary counter. */
 HEED_INLINE void scores_chunks(vf sum[SCORES_ROWS], const float *restrict q, int64_t q_stride,
                                const float *restrict key, int64_t n_channels, const int n_rows)
 {

@@ -84,7 +84,7 @@ HEED_INLINE void scores_block(float *restrict s, const float *restrict q, const 
             continue;
         }
         add_sum(sum, four, n_rows, n_vectors);
-        if (chunk > 8)
+        if (chunk > 7)
             add_sum(sum, eights, n_rows, n_vectors);
         copy_sum(eights, sum, n_rows, n_vectors);
     }

@@ -185,6 +185,34 @@ static void poison_in_every_key(void **state)
     }
 }
 
+/* Groups of tiles over rows of V a page apart, which are read from a copy first and from V itself where a NaN came up;
+ * the last tiles see nothing. */
+static void nan_in_values_of_far_rows(void **state)
+{
+    (void)state;
+    attention problem;
+    random_stream random = random_start(77);
+    attention_create(&problem, (attention_shape){1, 8, 8, 200, 300, 5, 131}, LAYOUT_BNHD, GUARD_END);
+    attention_fill(&problem, &random, 1.0f);
+    const int64_t query_length = 120, key_length = 250;
+    heed_mask mask = HEED_MASK_INIT;
+    heed_softmax_options options = HEED_SOFTMAX_OPTIONS_INIT;
+    options.mask = &mask;
+    mask.causal = 1;
+    mask.window_left = 60;
+    mask.query_lengths = &query_length;
+    mask.key_lengths = &key_length;
+    for (int64_t h = 0; h < 8; h++) {
+        for (int64_t c = 0; c < 131; c++) {
+            *tensor_at(&problem.v, 0, h, 20, c) = NAN; /* before every window */
+            *tensor_at(&problem.v, 0, h, key_length, c) = INFINITY;
+        }
+        *tensor_at(&problem.v, 0, h, 180, h) = NAN; /* in some rows' windows */
+    }
+    expect_match(&problem, &options, 12.0, "far rows");
+    attention_destroy(&problem);
+}
+
 static void nan_in_every_query(void **state)
 {
     (void)state;
@@ -398,6 +426,7 @@ int main(void)
     runner_require_isa();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(poison_in_every_key),
+        cmocka_unit_test(nan_in_values_of_far_rows),
         cmocka_unit_test(nan_in_every_query),
         cmocka_unit_test(nan_in_every_bias),
         cmocka_unit_test(everything_hidden_poisoned),

@@ -115,16 +115,11 @@ static void more_ranges_than_may_be_in_flight(void **state)
 static void layouts_and_guard_sides(void **state)
 {
     (void)state;
-    static const attention_shape
-        shapes[] =
-            {
-                {2, 6, 3, 65, 65, 13, 13},
-                {2, 6, 2, 50, 131, 12, 20},
-                {3, 4, 1, 2, 600, 24, 16},
-                {1, 1, 1, 1, 1, 1, 1},
-                {2, 2, 2, 131, 7, 1, 3},
-                {1, 8, 8, 131, 260, 6, 130}, /* groups of tiles; with the heads of a token together, rows of V a page apart */
-            };
+    /* The last one: groups of tiles; with the heads of a token together, rows of V a page apart. */
+    static const attention_shape shapes[] = {
+        {2, 6, 3, 65, 65, 13, 13}, {2, 6, 2, 50, 131, 12, 20}, {3, 4, 1, 2, 600, 24, 16},
+        {1, 1, 1, 1, 1, 1, 1},     {2, 2, 2, 131, 7, 1, 3},    {1, 8, 8, 131, 260, 6, 130},
+    };
     for (size_t s = 0; s < N_OF(shapes); s++) {
         attention first;
         for (int64_t way = 0; way < 2 * N_LAYOUTS; way++) {

@@ -33,8 +33,8 @@
 #ifndef HEED_VEC_H
 #define HEED_VEC_H
 
-/* Before a loop over the vectors or rows of a register tile: unrolled, or its accumulators would live in memory. Not with
- * clang's AddressSanitizer, which takes minutes to compile what is unrolled. */
+/* Before a loop over the vectors or rows of a register tile: unrolled, or its accumulators would live in memory. Not
+ * with clang's AddressSanitizer, which takes minutes to compile what is unrolled. */
 #ifndef __clang__
 #define HEED_UNROLL _Pragma("GCC unroll 16")
 #elif __has_feature(address_sanitizer)

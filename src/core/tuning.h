@@ -19,19 +19,20 @@ enum {
      * rows fill enough lanes of a vector (measured against tiles of one vector, 8192 keys, 128 channels). */
     HEED_MAX_PLAIN_ROWS = 8,
 
-    /* Tiles of query rows that take a block of keys through while it is in cache. Against 1, on AVX-512: 5 % at 4096
-     * tokens of 128 channels, 5 to 7 % where the heads of a token lie together, nothing at 1024 tokens in L2; 8 gain 1 %
-     * more and need twice the scratch. */
+    /* Tiles of query rows that take a block of keys through while it is in cache. Against 1, on AVX-512: 5 % at
+     * 4096 tokens of 128 channels, 4 to 9 % where the heads of a token lie together, nothing at 1024 tokens in L2; 8
+     * gain 1 % more and need twice the scratch. */
     HEED_GROUP_TILES = 4,
 
     /* Floats from one row of V to the next from which a group of tiles reads a copy: a page. At 8 heads of 128 channels
-     * that lie together it gains 12 %, at 9 of 64 (not quite a page) nothing. */
+     * that lie together it gains 12 %, at 9 of 64 (half a page) nothing; at 8 of 64 it would lose 2 %. */
     HEED_FAR_ROWS = 1024,
 
     /* Rows of partial results that each worker's scratch holds: two tiles of the widest ISA. */
     HEED_PARTIAL_ROWS = 96,
 
-    /* Items (tiles of rows) per thread from which a task can be one or more items; below, ranges of keys are tasks. */
+    /* Items (tiles of rows) per thread from which a task can be one or more items; below, a task is
+     * one tile, or with few query rows one range of keys. */
     HEED_ITEMS_PER_THREAD = 4,
 
     /* Rows in one task of a merge. */

@@ -5,12 +5,13 @@
  * zero and then joins the running sums, so that early large terms do not swallow late small ones.
  *
  * The rows of queries stand on the lanes of a tile: scores, weights and outputs are kept transposed, keys and values
- * are read in place, and everything after the product is lane by lane. Many query rows: a tile holds rows of one head,
- * and a group of tiles is a task, which takes each block of keys through all its tiles while it is in cache. Few query
- * rows: a tile holds the rows of all heads that share keys, so that these are read once, and the keys are cut into
+ * are read where they lie, and everything after the product is lane by lane. Many query rows: a tile holds rows of one
+ * head, and a group of tiles is a task, which takes each block of keys through all its tiles while it is in cache. Few
+ * query rows: a tile holds the rows of all heads that share keys, so that these are read once, and the keys are cut into
  * ranges whose results are merged, so that there is work for all threads. */
 #include "mechanisms/softmax.h"
 
+#include "core/arguments.h"
 #include "core/parallel.h"
 #include "core/scratch.h"
 #include "core/tensor.h"
@@ -92,6 +93,8 @@ static int64_t carve(softmax_scratch *w, char *memory, int64_t d, int64_t dv)
 int64_t heed_softmax_worker_bytes(int64_t d, int64_t dv)
 {
     softmax_scratch w;
+    if (larger(d, dv) > HEED_MAX_EXTENT >> 12)
+        return INT64_MAX;
     return carve(&w, NULL, d, dv);
 }
 
@@ -174,22 +177,20 @@ static void fill_tile(const softmax_job *job, int64_t item, const softmax_scratc
         t->keys = (heed_key_range){0, 0};
 }
 
-/* Ranges that hold the tile's keys: at least one, so that rows without keys are written too. */
-static int64_t count_ranges(const row_cut *cut, const query_tile *t)
+/* Few query rows: ranges that hold the tile's keys: at least one, so that rows without keys are written too. */
+static int64_t count_ranges(const query_tile *t)
 {
-    if (!cut->few_rows || t->keys.begin >= t->keys.end)
+    if (t->keys.begin >= t->keys.end)
         return 1;
     return range_of(t->keys.end - 1) - range_of(t->keys.begin) + 1;
 }
 
 /* Narrows the tile to one of its ranges. The sinks go with the first. */
-static void take_range(const row_cut *cut, query_tile *t, int64_t range)
+static void take_range(query_tile *t, int64_t range)
 {
-    if (cut->few_rows) {
-        int64_t i = range_of(t->keys.begin) + range;
-        t->keys.begin = larger(t->keys.begin, range_start(i));
-        t->keys.end = smaller(t->keys.end, range_start(i + 1));
-    }
+    int64_t i = range_of(t->keys.begin) + range;
+    t->keys.begin = larger(t->keys.begin, range_start(i));
+    t->keys.end = smaller(t->keys.end, range_start(i + 1));
     t->with_sinks = range == 0;
 }
 
@@ -364,24 +365,26 @@ static heed_key_range keys_of_block(const query_tile *t, heed_key_range block)
 static void attend(const softmax_job *job, query_tile *tiles, int n_tiles, int careful)
 {
     const heed_kernels *kernels = job->kernels;
-    heed_key_range keys = tiles[0].keys;
+    heed_key_range keys = {INT64_MAX, 0};
     for (int i = 0; i < n_tiles; i++) {
         reset_rows(job, &tiles[i]);
-        keys.begin = smaller(keys.begin, tiles[i].keys.begin);
-        keys.end = larger(keys.end, tiles[i].keys.end);
+        if (tiles[i].keys.begin < tiles[i].keys.end)
+            keys = (heed_key_range){smaller(keys.begin, tiles[i].keys.begin), larger(keys.end, tiles[i].keys.end)};
     }
-    for (heed_key_range all = {keys.begin, keys.begin}; all.end < keys.end;) {
-        all.begin = all.end;
-        all.end = smaller(keys.end, (all.begin / HEED_BLOCK_KEYS + 1) * HEED_BLOCK_KEYS);
-        value_rows values = gather_values(job, tiles, n_tiles, all, tiles->values);
+    for (heed_key_range block = {keys.begin, keys.begin}; block.end < keys.end;) {
+        block.begin = block.end;
+        block.end = smaller(keys.end, (block.begin / HEED_BLOCK_KEYS + 1) * HEED_BLOCK_KEYS);
+        value_rows values = {0};
         for (query_tile *t = tiles; t < tiles + n_tiles; t++) {
-            heed_key_range block = keys_of_block(t, all);
-            if (block.begin >= block.end || nobody_sees(job, t, block))
+            heed_key_range own = keys_of_block(t, block);
+            if (own.begin >= own.end || nobody_sees(job, t, own))
                 continue;
-            score_block(job, t, block);
-            (careful ? kernels->softmax_careful_tile : kernels->softmax_tile)(
-                t->scores, t->m, t->l, t->rescale, (int)(block.end - block.begin), t->n_vectors);
-            add_values(job, t, block, values, careful);
+            score_block(job, t, own);
+            (careful ? kernels->softmax_careful_tile : kernels->softmax_tile)(t->scores, t->m, t->l, t->rescale,
+                                                                              (int)(own.end - own.begin), t->n_vectors);
+            if (!values.first)
+                values = gather_values(job, tiles, n_tiles, block, tiles->values);
+            add_values(job, t, own, values, careful);
         }
     }
 }
@@ -485,11 +488,11 @@ static void run_item(void *argument, int64_t item, int worker)
     point_at_output(job, &whole, rows);
     point_at_partial(job, whole.n_rows, w.partial_rows, partial);
     t = whole;
-    take_range(&job->cut, &t, 0);
+    take_range(&t, 0);
     attend_and_store(job, &t, rows, lse);
-    for (int64_t range = 1; range < count_ranges(&job->cut, &whole); range++) {
+    for (int64_t range = 1; range < count_ranges(&whole); range++) {
         t = whole;
-        take_range(&job->cut, &t, range);
+        take_range(&t, range);
         attend_and_store(job, &t, partial, w.partial_lse);
         merge_range(job, &t, rows, lse, w.partial_rows, w.partial_lse);
     }
@@ -517,9 +520,9 @@ static void run_range(void *argument, int64_t index, int worker)
     softmax_scratch w = slice_of(job, worker);
     query_tile t;
     fill_tile(job, at / job->cut.max_ranges, &w, 0, &t);
-    if (range >= count_ranges(&job->cut, &t))
+    if (range >= count_ranges(&t))
         return;
-    take_range(&job->cut, &t, range);
+    take_range(&t, range);
     partial_slot slot = slot_of(job, index);
     float *rows[HEED_MAX_TILE_LANES];
     point_at_partial(job, t.n_rows, slot.rows, rows);
@@ -533,7 +536,7 @@ static void collect_range(const softmax_job *job, int64_t index, log_sum *lse)
     softmax_scratch w = slice_of(job, 0);
     query_tile t;
     fill_tile(job, at / job->cut.max_ranges, &w, 0, &t);
-    int64_t n_ranges = count_ranges(&job->cut, &t);
+    int64_t n_ranges = count_ranges(&t);
     if (range >= n_ranges)
         return;
     partial_slot slot = slot_of(job, index);

@@ -224,7 +224,7 @@ static int compare_output(const output_case *c)
         for (int64_t i = 0; i < c->n_columns; i++) {
             const float o = c->o.data[i * kernels->tile_lanes + r], l = c->l.data[r];
             const float want = l == 0.0f ? 0.0f : o / l, got = c->rows[r][i];
-            const int exact = l == 1.0f || o == l || !isfinite(want);
+            const int exact = l == 0.0f || l == 1.0f || o == l || !isfinite(want);
             if (exact ? !same_value(got, want) : !is_close(got, want, 0x1p-23 * fabs((double)want) + 0x1p-149))
                 fail_case("row %d, column %d: %a / %a gives %a", r, (int)i, (double)o, (double)l, (double)got);
             n_nan += isnan(got);

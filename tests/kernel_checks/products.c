@@ -98,6 +98,9 @@ void check_scores_tile(void **state)
 {
     (void)state;
     walk_sizes(check_scores_case);
+    /* Beyond 1024 channels the chunks grow. */
+    check_scores_case(0, 9, 1100, HEED_TILE_VECTORS, 0);
+    check_scores_case(1, 6, 2100, 1, 0);
 }
 
 /* ---- values_tile ---- */
