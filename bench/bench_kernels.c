@@ -1,12 +1,13 @@
 /* A benchmark of every kernel of every instruction set: slot/isa, one call on a full tile as softmax attention makes it
- * (128 keys, 64 channels, 3 vectors), all operands in L1 or L2. Generated from the kernel list: a slot without a
- * benchmark here is a compile error. */
+ * (128 keys, 64 channels, 3 vectors), or on one row as AFT makes it (128 keys, 64 channels), all operands in L1 or L2.
+ * Generated from the kernel list: a slot without a benchmark here is a compile error. */
 #include "bench/clock.h"
 #include "bench/machine.h"
 #include "bench/shim.h"
 #include "core/isa.h"
 #include "kernels/kernels.h"
 
+#include <math.h>
 #include <stdalign.h>
 #include <stdio.h>
 
@@ -22,6 +23,7 @@ typedef struct operands {
     alignas(64) float o[CHANNELS * LANES];
     alignas(64) float keys[KEYS * CHANNELS];
     alignas(64) float values[KEYS * CHANNELS];
+    alignas(64) float weighed[KEYS * 2 * CHANNELS];
     alignas(64) float token_rows[LANES * CHANNELS];
     alignas(64) float bias_rows[LANES * KEYS];
     uint8_t visible_rows[LANES * KEYS];
@@ -32,6 +34,7 @@ typedef struct operands {
     alignas(64) float distance[LANES];
     alignas(64) float begin[LANES];
     alignas(64) float end[LANES];
+    alignas(64) float state[AFT_STATE_ROWS * CHANNELS];
     float *rows[LANES];        /* of token_rows */
     const float *bias[LANES];  /* rows of bias_rows */
     const uint8_t *see[LANES]; /* rows of visible_rows */
@@ -118,11 +121,33 @@ static void call_values_careful_rows(const heed_kernels *k)
 
 static void call_output_rows(const heed_kernels *k) { k->output_rows(ops.rows, ops.o, ops.l, rows_of(k), CHANNELS); }
 
+static void call_aft_keys(const heed_kernels *k)
+{
+    k->aft_keys(ops.state, ops.keys, CHANNELS, ops.values, CHANNELS, ops.bias_rows, KEYS, CHANNELS, 0);
+}
+
+static void call_aft_reach(const heed_kernels *k) { k->aft_reach(ops.y, ops.keys, CHANNELS, KEYS, CHANNELS); }
+
+static void call_aft_move(const heed_kernels *k) { k->aft_move(ops.y, ops.x, ops.keys, CHANNELS); }
+
+static void call_aft_weigh(const heed_kernels *k)
+{
+    k->aft_weigh(ops.weighed, 2 * CHANNELS, ops.y, ops.keys, CHANNELS, ops.values, CHANNELS, KEYS, CHANNELS);
+}
+
+static void call_scale_tile(const heed_kernels *k) { k->scale_tile(ops.o, ops.rescale, LANES, HEED_TILE_VECTORS); }
+
+static void call_aft_fold(const heed_kernels *k) { k->aft_fold(ops.state, CHANNELS); }
+
+static void call_aft_row(const heed_kernels *k) { k->aft_row(ops.y, ops.state, CHANNELS); }
+
+static void call_gate_array(const heed_kernels *k) { k->gate_array(ops.y, ops.x, ops.x, ARRAY); }
+
 static void call_blend_rows(const heed_kernels *k) { k->blend_rows(ops.y, ops.x, 0.25f, ops.y, 0.75f, ARRAY); }
 
 /* ---- What a call does -------------------------------------------------------------------------------------------- */
 
-/* Elements of the result: of a tile for one lane, of rows for one row, of an array all. */
+/* Elements of the result: of a tile for one lane, of rows for one row, of an array all; of aft_keys the weights. */
 enum {
     elements_exp2_array = ARRAY,
     elements_exp_array = ARRAY,
@@ -142,6 +167,14 @@ enum {
     elements_values_rows = CHANNELS,
     elements_values_careful_rows = CHANNELS,
     elements_output_rows = CHANNELS,
+    elements_aft_keys = KEYS * CHANNELS,
+    elements_aft_reach = KEYS * CHANNELS,
+    elements_aft_move = CHANNELS,
+    elements_aft_weigh = KEYS * CHANNELS,
+    elements_scale_tile = LANES,
+    elements_aft_fold = 2 * CHANNELS,
+    elements_aft_row = CHANNELS,
+    elements_gate_array = ARRAY,
     elements_blend_rows = ARRAY
 };
 
@@ -166,6 +199,12 @@ typedef struct bench_case {
 
 static int is_array(const bench_slot *slot) { return slot->n_elements == ARRAY; }
 
+static int is_aft_row(const bench_slot *slot)
+{
+    return slot->call == call_aft_reach || slot->call == call_aft_move || slot->call == call_aft_weigh ||
+           slot->call == call_aft_keys || slot->call == call_aft_fold || slot->call == call_aft_row;
+}
+
 /* Multiply-adds count twice; both products of a block run over KEYS x CHANNELS for each lane. */
 static int is_product(const bench_slot *slot)
 {
@@ -176,7 +215,7 @@ static int is_product(const bench_slot *slot)
 /* Lanes of a tile, or rows, that a call works on. */
 static int lanes_of(const bench_slot *slot, const heed_kernels *k)
 {
-    if (is_array(slot))
+    if (is_array(slot) || is_aft_row(slot))
         return 1;
     const int by_rows = slot->call == call_scores_rows || slot->call == call_values_rows ||
                         slot->call == call_values_careful_rows || slot->call == call_output_rows;
@@ -216,6 +255,9 @@ static void fill_operands(void)
         ops.bias[r] = ops.bias_rows + r * KEYS;
         ops.see[r] = ops.visible_rows + r * KEYS;
     }
+    /* No key seen. The sums stop growing when a weight is less than half an ulp of them. */
+    for (int i = 0; i < AFT_STATE_ROWS * CHANNELS; i++)
+        ops.state[i] = i < CHANNELS ? -HUGE_VALF : 0;
 }
 
 /* Where processors take denormals by a slow path it is seen here. */

@@ -17,7 +17,8 @@
  *     heed_context_destroy(context);
  *
  * Every mechanism has the same verbs: forward, backward, step (one token, with a state) and merge (two partial
- * results over different keys). This version holds softmax attention (forward) and merge.
+ * results over different keys). This version holds softmax attention and the
+ * Attention-Free Transformer (AFT), both forward, and merge.
  *
  * Rules that hold everywhere
  * --------------------------
@@ -185,6 +186,7 @@ typedef struct heed_context heed_context;
  *  | mechanism | sizes up to        |
  *  |-----------|--------------------|
  *  | softmax   | D, Dv <= 1024      |
+ *  | AFT       | D <= 1024          |
  *  | merge     | any (needs none)   |
  *
  *  @param config         NULL means #HEED_CONFIG_INIT
@@ -212,7 +214,9 @@ typedef struct heed_report {
     size_t struct_size;           /**< sizeof(heed_report) */
     heed_isa isa;                 /**< the instruction set that ran; never AUTO */
     const char *path;             /**< the path taken: "softmax-tiles", "softmax-ranges" (few query rows, keys cut into
-                                       ranges), "merge", or "none" before the first call; a constant string */
+                                       ranges), "aft-rows" (each row over its keys), "aft-scan" (one pass for all
+                                       rows), "aft-gate", "merge", or "none" before the first call; a constant
+                                       string */
     int64_t n_tasks;              /**< independent tasks the work was cut into */
     int n_workers;                /**< most workers that may have run at once; 1: no thread was woken */
     int64_t scratch_bytes;        /**< scratch the call carved, all workers together */
@@ -324,6 +328,103 @@ HEED_API heed_status heed_softmax_forward(heed_context *context, const heed_tens
  *  Errors: HEED_ERROR_ARGUMENT, _SHAPE; *bytes is then left as it is. Safe from any thread. */
 HEED_API heed_status heed_softmax_scratch_bytes(const heed_tensor *q, const heed_tensor *k, const heed_tensor *v,
                                                 const heed_softmax_options *options, int64_t *bytes);
+
+/** @}
+ *  @defgroup aft Attention-Free Transformer
+ *  @{ */
+
+/** What the query does to its row of output. */
+typedef enum heed_gate {
+    HEED_GATE_SIGMOID = 0, /**< out = sigmoid(q) x, as in the paper */
+    HEED_GATE_NONE = 1     /**< out = x; parts that will be merged are left so, and gated once afterwards */
+} heed_gate;
+
+/** Options of the four forms of AFT. Fill with #HEED_AFT_OPTIONS_INIT.
+ *
+ *  The position bias w of the full and the local form is given as numbers (`w`), or as the product of factors
+ *  w_ij = u_i.v_j (equation 7: `query_factors` and `key_factors`), or not at all: 0. A bias of -inf hides. */
+typedef struct heed_aft_options {
+    size_t struct_size;               /**< sizeof(heed_aft_options) */
+    heed_gate gate;                   /**< what the query does */
+    const heed_mask *mask;            /**< or NULL: everybody sees everybody */
+    const heed_tensor *w;             /**< float32 (B or 1, H or 1, Nq or 1, Nk), or NULL; full and local only */
+    const heed_tensor *query_factors; /**< u, float32 (B or 1, H or 1, Nq, d'), or NULL; full and local only */
+    const heed_tensor *key_factors;   /**< v, float32 (B or 1, H or 1, Nk, d'), with query_factors */
+    int64_t window;                   /**< local: s >= 1, the bias counts where |pos_k - pos_q| < s; else 0 */
+    int banded;                       /**< local: non-zero: w has 2 s - 1 columns (causal: s), and column c is the key
+                                           at pos_q - s + 1 + c */
+    int nothing_outside;              /**< local: non-zero: keys outside the window are hidden (the paper: bias 0) */
+    int64_t grid_height; /**< conv with a filter of two dimensions: tokens are a grid, row by row; else 0 */
+    int64_t grid_width;  /**< see grid_height */
+} heed_aft_options;
+
+/* clang-format off */
+/** Gate sigmoid(q), no mask, no bias. */
+#define HEED_AFT_OPTIONS_INIT {sizeof(heed_aft_options), HEED_GATE_SIGMOID, NULL, NULL, NULL, NULL, 0, 0, 0, 0, 0}
+/* clang-format on */
+
+/** AFT-full: for each channel d,
+ *
+ *      out_id = gate(q_id) sum_j exp(k_jd + w_ij) v_jd / sum_j exp(k_jd + w_ij)
+ *
+ *  "An Attention Free Transformer" (Zhai et al. 2021), equation 2.
+ *
+ *  @param context  what it runs on
+ *  @param q    float32 (B, H, Nq, D)
+ *  @param k    float32 (B, H, Nk, D)
+ *  @param v    float32 (B, H, Nk, D)
+ *  @param options  or NULL: #HEED_AFT_OPTIONS_INIT
+ *  @param out  float32 (B, H, Nq, D)
+ *  @param lse  float32 (B, H, Nq, D) or NULL; receives log(sum_j exp(k_jd + w_ij)), of the value before the gate
+ *
+ *  D >= 1; B, H, Nq or Nk = 0 is legal. Channels that see no key, and rows beyond query_lengths, give 0 and lse -inf.
+ *  A visible NaN in k, v or q makes its channel NaN, in w its row; a key of -inf hides that key from its channel.
+ *
+ *  Error against float64 for |k| <= 1e4, |w| <= 100, |v| <= 1e30 and Nk <= 32768: on random inputs 1e-5 max|v|; at most
+ *  2e-5 max|v| where the keys of a row that count stand some 200 apart and the biases make up for it. v = 1 gives exactly
+ *  the gate. Causal rows keep their bits when later tokens change.
+ *
+ *  Returns HEED_OK or HEED_ERROR_ARGUMENT, _SHAPE, _STRIDE, _OVERLAP, _DTYPE, _SCRATCH, _BUSY; HEED_ERROR_ARGUMENT too
+ *  for an option of another form. Safe from any thread with a context of its own. */
+HEED_API heed_status heed_aft_full_forward(heed_context *context, const heed_tensor *q, const heed_tensor *k,
+                                           const heed_tensor *v, const heed_aft_options *options,
+                                           const heed_tensor *out, const heed_tensor *lse);
+
+/** AFT-local, equation 4: heed_aft_full_forward() where the bias counts within options.window only. Keys outside take
+ *  part with a bias of 0, unless `nothing_outside`. Everything else as there. */
+HEED_API heed_status heed_aft_local_forward(heed_context *context, const heed_tensor *q, const heed_tensor *k,
+                                            const heed_tensor *v, const heed_aft_options *options,
+                                            const heed_tensor *out, const heed_tensor *lse);
+
+/** AFT-simple, equation 5: heed_aft_full_forward() without a bias, in time O((Nq + Nk) D) where neither a window nor
+ *  `visible` cuts the keys of single rows. Everything else as there. */
+HEED_API heed_status heed_aft_simple_forward(heed_context *context, const heed_tensor *q, const heed_tensor *k,
+                                             const heed_tensor *v, const heed_aft_options *options,
+                                             const heed_tensor *out, const heed_tensor *lse);
+
+/** AFT-conv, equation 6: one scalar key for each head and token, and a bias that is a filter over the distance,
+ *
+ *      out_id = gate(q_id) sum_j exp(k_j + w_ij) v_jd / sum_j exp(k_j + w_ij)
+ *
+ *  with w_ij = filter[h][c] where key j stands at distance c - (s - 1) / 2 from query i (causal: c - s + 1), and 0 where
+ *  it stands elsewhere: taps are not flipped. With a filter of two dimensions the tokens are a grid of grid_height x
+ *  grid_width, Nq = Nk = their product, and the distance is taken along both.
+ *
+ *  @param k       float32 (B, H, Nk, 1)
+ *  @param filter  float32 (1, H or 1, 1, s), or with a grid (1, H or 1, s1, s2); odd sizes, unless causal
+ *  @param lse     float32 (B, H, Nq, 1) or NULL
+ *
+ *  A grid with a causal mask or with another alignment than the default is HEED_ERROR_UNSUPPORTED. Everything else as
+ *  in heed_aft_full_forward(). */
+HEED_API heed_status heed_aft_conv_forward(heed_context *context, const heed_tensor *q, const heed_tensor *k,
+                                           const heed_tensor *v, const heed_tensor *filter,
+                                           const heed_aft_options *options, const heed_tensor *out,
+                                           const heed_tensor *lse);
+
+/** out = sigmoid(q) x, all (B, H, N, D): the gate of AFT, once, after parts without one have been merged. out may be
+ *  exactly x. sigmoid to 3 ulp (0 below 2^-126), the product rounded once more. Errors as in heed_merge(). */
+HEED_API heed_status heed_aft_gate(heed_context *context, const heed_tensor *q, const heed_tensor *x,
+                                   const heed_tensor *out);
 
 /** @}
  *  @defgroup merge Merge

@@ -17,6 +17,9 @@ enum {
     HEED_BLOCK_KEYS = 128     /* keys in a block of scores: 128 x 48 floats stay in L1 */
 };
 
+/* The rows of a state of aft_keys. */
+enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STATE_ROWS };
+
 /* X(result, name, arguments): declares, fills the table, tests and benchmarks every kernel.
  *
  * exp2_array     y[i] = 2^x[i], any x; <= 2 ulp on [-126, 16]; y may be x
@@ -48,6 +51,24 @@ enum {
  *                are rows q_stride apart, outputs o and the scratch `sums` are rows of n_channels; s and p stay tiles
  *                whose lane r is row r, r < n_rows. The other lanes keep what they hold. Scores are summed in
  *                chunks of vectors of channels, lane by lane, then pairwise.
+ * aft_keys       AFT, one query, keys j < n_keys in their order, each channel c by itself: state rows n_channels apart
+ *                hold the reference (k, w) of a key seen, sums num, den against it, and num, den of the keys since the
+ *                last aft_fold. With a_j = (k_jc - ref_k) + (w[j] - ref_w), where k_jc = k[j * k_stride + c], or
+ *                k[j * k_stride] with `scalar_keys`:
+ *                    a_j > 8: the reference moves to this key, and the sums are multiplied by e^-a_j
+ *                    den += e^a_j, num += e^a_j v[j * v_stride + c]
+ *                w[j] = -inf passes over the key, k_jc = -inf over its channel, whatever v holds. NaN stays NaN, and
+ *                +inf gives NaN. Starts from reference (-inf, 0) and sums of 0.
+ * aft_fold       num, den += those of the keys since the last fold, which start again from 0
+ * aft_row        out[c] = all of num / all of den, 0 where den is 0
+ * aft_reach      how many of the keys j < n_keys come before the first that stands more than e^8 above the reference in
+ *                a channel: k[j * k_stride + c] - ref[c] > 8, the key finite
+ * aft_move       where that holds for the key k: factor[c] = e^(ref[c] - k[c]), ref[c] = k[c]; elsewhere factor[c] = 1
+ * aft_weigh      e[j * stride + n_channels + c] = e^(k[j * k_stride + c] - ref[c]),
+ *                e[j * stride + c] = that times v[j * v_stride + c], j < n_keys; what is not finite is stored as 0 (a key
+ *                of -inf: both are 0, whatever v holds). Returns non-zero when something was not finite.
+ * scale_tile     o[r][lane] *= factor[r], r < n_rows, all lanes of n_vectors
+ * gate_array     out[i] = x[i] / (1 + e^-q[i]), sigmoid to 3 ulp, 0 where it is below 2^-126, any q; out may be x
  * blend_rows     out[i] = a[i] weight_a + b[i] weight_b; out may be a or b */
 #define HEED_KERNEL_LIST(X)                                                                                            \
     X(void, exp2_array, (const float *x, float *y, int64_t n))                                                         \
@@ -84,6 +105,18 @@ enum {
        const float *restrict rescale, int n_keys, int64_t n_channels, int n_rows))                                     \
     X(int, output_rows,                                                                                                \
       (float *const *rows, const float *restrict o, const float *restrict l, int n_rows, int64_t n_channels))          \
+    X(void, aft_keys,                                                                                                  \
+      (float *restrict state, const float *restrict k, int64_t k_stride, const float *restrict v, int64_t v_stride,    \
+       const float *restrict w, int n_keys, int64_t n_channels, int scalar_keys))                                      \
+    X(void, aft_fold, (float *state, int64_t n_channels))                                                              \
+    X(void, aft_row, (float *restrict out, const float *restrict state, int64_t n_channels))                           \
+    X(int, aft_reach, (const float *ref, const float *k, int64_t k_stride, int n_keys, int64_t n_channels))            \
+    X(void, aft_move, (float *restrict ref, float *restrict factor, const float *k, int64_t n_channels))               \
+    X(int, aft_weigh,                                                                                                  \
+      (float *restrict e, int64_t stride, const float *ref, const float *k, int64_t k_stride, const float *v,          \
+       int64_t v_stride, int n_keys, int64_t n_channels))                                                              \
+    X(void, scale_tile, (float *restrict o, const float *factor, int64_t n_rows, int n_vectors))                       \
+    X(void, gate_array, (float *out, const float *q, const float *x, int64_t n))                                       \
     X(void, blend_rows, (float *out, const float *a, float weight_a, const float *b, float weight_b, int64_t n))
 
 typedef struct heed_kernels {

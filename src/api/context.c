@@ -3,6 +3,7 @@
 #include "core/arguments.h"
 #include "core/isa.h"
 #include "core/scratch.h"
+#include "mechanisms/aft.h"
 #include "mechanisms/softmax.h"
 
 #include <inttypes.h>
@@ -64,12 +65,19 @@ static int64_t round_up(int64_t bytes)
     return (bytes + HEED_SCRATCH_ALIGNMENT - 1) / HEED_SCRATCH_ALIGNMENT * HEED_SCRATCH_ALIGNMENT;
 }
 
+/* Enough for the table at heed_context_create(). */
+static int64_t default_scratch(void)
+{
+    int64_t softmax = heed_softmax_worker_bytes(MAX_D, MAX_DV), aft = heed_aft_worker_bytes(MAX_D);
+    return aft > softmax ? aft : softmax;
+}
+
 static heed_status create(const heed_config *config, heed_context **context, heed_message *message)
 {
     heed_isa isa = config->isa;
     HEED_CHECK(heed_isa_choose(&isa, message));
     int n_threads = count_threads(config);
-    int64_t wanted = config->scratch_bytes ? config->scratch_bytes : heed_softmax_worker_bytes(MAX_D, MAX_DV);
+    int64_t wanted = config->scratch_bytes ? config->scratch_bytes : default_scratch();
     int64_t head = round_up((int64_t)sizeof(heed_context)), slice = round_up(wanted);
     size_t bytes = (size_t)(head + slice * n_threads);
     heed_allocate_fn allocate = config->allocate ? config->allocate : allocate_by_default;

@@ -3,8 +3,6 @@
 #include "core/arguments.h"
 #include "core/context.h"
 
-#include <string.h>
-
 typedef struct merge_arguments {
     const heed_tensor *out_a, *lse_a, *out_b, *lse_b, *out, *lse;
 } merge_arguments;
@@ -28,26 +26,16 @@ static heed_status check_shapes(heed_message *message, const merge_arguments *a)
     return a->lse ? check_same_shape(message, "lse", a->lse, a->lse_a, "as in lse_a") : HEED_OK;
 }
 
-/* Exactly the same view: an output in place. */
-static int is_same(const heed_tensor *a, const heed_tensor *b)
-{
-    for (int d = 0; d < 4; d++) {
-        if (a->shape[d] > 1 && a->stride[d] != b->stride[d])
-            return 0;
-    }
-    return a->data == b->data && memcmp(a->shape, b->shape, sizeof a->shape) == 0;
-}
-
 static heed_status check_overlap(heed_message *message, const merge_arguments *a)
 {
-    if (!is_same(a->out, a->out_a))
+    if (!heed_is_same_view(a->out, a->out_a))
         HEED_CHECK(heed_check_apart(message, "out", a->out, "out_a", a->out_a));
     HEED_CHECK(heed_check_apart(message, "out", a->out, "lse_a", a->lse_a));
     HEED_CHECK(heed_check_apart(message, "out", a->out, "out_b", a->out_b));
     HEED_CHECK(heed_check_apart(message, "out", a->out, "lse_b", a->lse_b));
     if (!a->lse)
         return HEED_OK;
-    if (!is_same(a->lse, a->lse_a))
+    if (!heed_is_same_view(a->lse, a->lse_a))
         HEED_CHECK(heed_check_apart(message, "lse", a->lse, "lse_a", a->lse_a));
     HEED_CHECK(heed_check_apart(message, "lse", a->lse, "out_a", a->out_a));
     HEED_CHECK(heed_check_apart(message, "lse", a->lse, "out_b", a->out_b));

@@ -130,6 +130,15 @@ heed_status heed_check_apart_bytes(heed_message *message, const char *out_name, 
     return HEED_OK;
 }
 
+int heed_is_same_view(const heed_tensor *a, const heed_tensor *b)
+{
+    for (int d = 0; d < 4; d++) {
+        if (a->shape[d] != b->shape[d] || (a->shape[d] > 1 && a->stride[d] != b->stride[d]))
+            return 0;
+    }
+    return a->data == b->data;
+}
+
 heed_tensor heed_repeated(heed_tensor tensor)
 {
     for (int d = 0; d < 4; d++) {

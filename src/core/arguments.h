@@ -46,6 +46,9 @@ heed_status heed_check_apart(heed_message *message, const char *out_name, const 
 heed_status heed_check_apart_bytes(heed_message *message, const char *out_name, const heed_tensor *out,
                                    const char *name, const void *memory, int64_t bytes);
 
+/* Exactly the same view: an output in place. */
+int heed_is_same_view(const heed_tensor *a, const heed_tensor *b);
+
 /* The view with stride 0 wherever its size is 1, so that one index formula serves all. */
 heed_tensor heed_repeated(heed_tensor tensor);
 

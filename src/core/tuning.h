@@ -35,6 +35,20 @@ enum {
      * one tile, or with few query rows one range of keys. */
     HEED_ITEMS_PER_THREAD = 4,
 
+    /* Keys after which a running sum over keys is folded into the sum of the sums: one large early term then swallows no
+     * more than the late ones of its own fold. 64 leave 2.3e-6 of max|v| where one key stands e^17 above 16383 others. */
+    HEED_FOLD_KEYS = 64,
+
+    /* AFT: fewer query rows than this go row by row: a block of keys is prepared for the whole tile, which costs an
+     * exponential for each of its channels. Tiles that share a prepared block. */
+    HEED_AFT_TILE_ROWS = 4,
+    HEED_AFT_GROUP_TILES = 4,
+    HEED_AFT_PANEL = 64,
+
+    /* AFT: rows of queries, and channels of a scan, in one task. */
+    HEED_AFT_ROWS = 16,
+    HEED_AFT_CHANNELS = 128,
+
     /* Rows in one task of a merge. */
     HEED_MERGE_ROWS = 64
 };

@@ -16,6 +16,7 @@
 #include "core/scratch.h"
 #include "core/tensor.h"
 #include "core/tuning.h"
+#include "mechanisms/hide.h"
 #include "mechanisms/merge.h"
 
 #include <math.h>
@@ -256,30 +257,6 @@ static void add_alibi(const softmax_job *job, const query_tile *t, heed_key_rang
     job->kernels->alibi_tile(t->scores, slope, distance, (int)(block.end - block.begin), t->n_vectors);
 }
 
-/* Hides what lies outside each row's own range; only blocks that touch an edge have such keys. */
-static void hide_outside(const softmax_job *job, const query_tile *t, heed_key_range block)
-{
-    int n_keys = (int)(block.end - block.begin), edge = 0;
-    for (int r = 0; r < t->n_rows; r++)
-        edge |= t->sees[r].begin > block.begin || t->sees[r].end < block.end;
-    if (!edge)
-        return;
-    float begin[HEED_MAX_TILE_LANES] = {0}, end[HEED_MAX_TILE_LANES] = {0};
-    for (int r = 0; r < t->n_rows; r++) {
-        begin[r] = (float)smaller(larger(t->sees[r].begin - block.begin, 0), n_keys);
-        end[r] = (float)smaller(larger(t->sees[r].end - block.begin, 0), n_keys);
-    }
-    job->kernels->range_tile(t->scores, begin, end, n_keys, t->n_vectors);
-}
-
-static void hide_unseen(const softmax_job *job, const query_tile *t, heed_key_range block)
-{
-    const uint8_t *rows[HEED_MAX_TILE_LANES];
-    for (int r = 0; r < t->n_rows; r++)
-        rows[r] = heed_bool_row(&job->plan->mask.visible, t->b, t->head[r], t->query[r]) + block.begin;
-    job->kernels->visible_tile(t->scores, rows, t->n_rows, (int)(block.end - block.begin));
-}
-
 /* Whether the boolean mask hides the whole block from every row. */
 static int nobody_sees(const softmax_job *job, const query_tile *t, heed_key_range block)
 {
@@ -312,9 +289,9 @@ static void score_block(const softmax_job *job, const query_tile *t, heed_key_ra
         add_bias(job, t, block);
     if (p->slopes)
         add_alibi(job, t, block);
-    hide_outside(job, t, block);
+    heed_hide_outside(job->kernels, t->scores, t->sees, t->n_rows, t->n_vectors, block);
     if (p->mask.visible.data)
-        hide_unseen(job, t, block);
+        heed_hide_unseen(job->kernels, t->scores, &p->mask.visible, t->b, t->head, t->query, t->n_rows, block);
 }
 
 /* The rows of V of a block as its tiles read them: key `begin` and those behind it. */

@@ -44,6 +44,23 @@ void oracle_softmax_row(const heed_tensor *q, const heed_tensor *k, const heed_t
 void oracle_softmax(const heed_tensor *q, const heed_tensor *k, const heed_tensor *v,
                     const heed_softmax_options *options, double *out, double *lse);
 
+/* ---- The Attention-Free Transformer (oracle_aft.c); NULL options are HEED_AFT_OPTIONS_INIT ---- */
+
+typedef enum oracle_aft_form { ORACLE_AFT_FULL, ORACLE_AFT_LOCAL, ORACLE_AFT_SIMPLE, ORACLE_AFT_CONV } oracle_aft_form;
+
+/* w_ij, whether or not the pair is visible; -inf outside the window with nothing_outside. filter: conv only. */
+double oracle_aft_bias(oracle_aft_form form, const heed_tensor *q, const heed_tensor *k, const heed_tensor *filter,
+                       const heed_aft_options *options, int64_t b, int64_t h, int64_t i, int64_t j);
+
+/* Row (b, h, i): out receives D values, after the gate, lse as many (conv: one); either may be NULL. */
+void oracle_aft_row(oracle_aft_form form, const heed_tensor *q, const heed_tensor *k, const heed_tensor *v,
+                    const heed_tensor *filter, const heed_aft_options *options, int64_t b, int64_t h, int64_t i,
+                    double *out, double *lse);
+
+/* All rows: out is contiguous (B, H, Nq, D), lse contiguous (B, H, Nq, D; conv: 1); either may be NULL. */
+void oracle_aft(oracle_aft_form form, const heed_tensor *q, const heed_tensor *k, const heed_tensor *v,
+                const heed_tensor *filter, const heed_aft_options *options, double *out, double *lse);
+
 /* ---- Merge (oracle_merge.c) ---- */
 
 /* One pair of partial results. A part whose lse is -inf is absent. */

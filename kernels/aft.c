@@ -1,0 +1,161 @@
+/* aft_keys, aft_fold, aft_row: the Attention-Free Transformer over keys one by one, lanes over channels; aft_reach,
+ * aft_move, aft_weigh, scale_tile: over blocks of keys, as a product of exp(w) and exp(k) v; gate_array.
+ *
+ * The reference of a channel is a key already seen, not the maximum: it moves only when a key stands more than e^8 above
+ * it, so that nearly every key costs one exponential and no rescale, and no later key has a say in an earlier result.
+ * It is kept as its two parts. k + w in one number would round at the size of k, which may be 1e4, and an error of a
+ * score is a relative error of its weight; the differences from a near reference are small. */
+#include "kernels/exp.h"
+
+#define MOVE_ABOVE 8.0f
+
+HEED_INLINE void aft_channels(float *restrict state, const float *restrict k, int64_t k_stride, const float *restrict v,
+                              int64_t v_stride, const float *restrict w, int n_keys, int64_t n_channels, int width,
+                              const int scalar_keys)
+{
+    vf low = vf_set1(-__builtin_inff());
+    vf ref_k = vf_load_n(state + AFT_REF_K * n_channels, width),
+       ref_w = vf_load_n(state + AFT_REF_W * n_channels, width);
+    vf num = vf_load_n(state + AFT_NUM * n_channels, width), den = vf_load_n(state + AFT_DEN * n_channels, width);
+    vf new_num = vf_load_n(state + AFT_NEW_NUM * n_channels, width);
+    vf new_den = vf_load_n(state + AFT_NEW_DEN * n_channels, width);
+    for (int j = 0; j < n_keys; j++) {
+        if (w[j] == -__builtin_inff())
+            continue;
+        vf key = scalar_keys ? vf_set1(k[j * k_stride]) : vf_load_n(k + j * k_stride, width), bias = vf_set1(w[j]);
+        vf a = vf_add(vf_sub(key, ref_k), vf_sub(bias, ref_w));
+        vm moves = vf_lt(vf_set1(MOVE_ABOVE), a);
+        if (vm_any(moves)) {
+            vf factor = vf_select(moves, exp_vector(vf_sub(vf_zero(), a)), vf_set1(1.0f));
+            num = vf_mul(num, factor);
+            den = vf_mul(den, factor);
+            new_num = vf_mul(new_num, factor);
+            new_den = vf_mul(new_den, factor);
+            ref_k = vf_select(moves, key, ref_k);
+            ref_w = vf_select(moves, bias, ref_w);
+            a = vf_add(vf_sub(key, ref_k), vf_sub(bias, ref_w));
+        }
+        vm hidden = vf_eq(key, low);
+        vf e = vf_select(hidden, vf_zero(), exp_vector(a));
+        new_den = vf_add(new_den, e);
+        new_num = vf_select(hidden, new_num, vf_fma(e, vf_load_n(v + j * v_stride, width), new_num));
+    }
+    vf_store_n(state + AFT_REF_K * n_channels, ref_k, width);
+    vf_store_n(state + AFT_REF_W * n_channels, ref_w, width);
+    vf_store_n(state + AFT_NUM * n_channels, num, width);
+    vf_store_n(state + AFT_DEN * n_channels, den, width);
+    vf_store_n(state + AFT_NEW_NUM * n_channels, new_num, width);
+    vf_store_n(state + AFT_NEW_DEN * n_channels, new_den, width);
+}
+
+void HEED_FN(aft_keys)(float *restrict state, const float *restrict k, int64_t k_stride, const float *restrict v,
+                       int64_t v_stride, const float *restrict w, int n_keys, int64_t n_channels, int scalar_keys)
+{
+    for (int64_t c = 0; c < n_channels; c += VF_LANES) {
+        int width = lanes_left(n_channels - c);
+        if (scalar_keys)
+            aft_channels(state + c, k, k_stride, v + c, v_stride, w, n_keys, n_channels, width, 1);
+        else
+            aft_channels(state + c, k + c, k_stride, v + c, v_stride, w, n_keys, n_channels, width, 0);
+    }
+}
+
+void HEED_FN(aft_fold)(float *state, int64_t n_channels)
+{
+    float *sums = state + AFT_NUM * n_channels, *added = state + AFT_NEW_NUM * n_channels;
+    for (int64_t i = 0; i < 2 * n_channels; i += VF_LANES) {
+        int width = lanes_left(2 * n_channels - i);
+        vf_store_n(sums + i, vf_add(vf_load_n(sums + i, width), vf_load_n(added + i, width)), width);
+        vf_store_n(added + i, vf_zero(), width);
+    }
+}
+
+void HEED_FN(aft_row)(float *restrict out, const float *restrict state, int64_t n_channels)
+{
+    for (int64_t c = 0; c < n_channels; c += VF_LANES) {
+        int width = lanes_left(n_channels - c);
+        const float *row = state + c;
+        vf num = vf_add(vf_load_n(row + AFT_NUM * n_channels, width), vf_load_n(row + AFT_NEW_NUM * n_channels, width));
+        vf den = vf_add(vf_load_n(row + AFT_DEN * n_channels, width), vf_load_n(row + AFT_NEW_DEN * n_channels, width));
+        vf_store_n(out + c, vf_select(vf_eq(den, vf_zero()), vf_zero(), vf_div(num, den)), width);
+    }
+}
+
+HEED_INLINE vm stands_above(vf key, vf ref)
+{
+    vf infinite = vf_set1(__builtin_inff());
+    return vf_lt(vf_set1(MOVE_ABOVE), vf_select(vf_lt(key, infinite), vf_sub(key, ref), vf_zero()));
+}
+
+int HEED_FN(aft_reach)(const float *ref, const float *k, int64_t k_stride, int n_keys, int64_t n_channels)
+{
+    for (int j = 0; j < n_keys; j++) {
+        for (int64_t c = 0; c < n_channels; c += VF_LANES) {
+            int width = lanes_left(n_channels - c);
+            if (vm_any(stands_above(vf_load_n(k + j * k_stride + c, width), vf_load_n(ref + c, width))))
+                return j;
+        }
+    }
+    return n_keys;
+}
+
+void HEED_FN(aft_move)(float *restrict ref, float *restrict factor, const float *k, int64_t n_channels)
+{
+    for (int64_t c = 0; c < n_channels; c += VF_LANES) {
+        int width = lanes_left(n_channels - c);
+        vf key = vf_load_n(k + c, width), before = vf_load_n(ref + c, width);
+        vm moves = stands_above(key, before);
+        vf_store_n(factor + c, vf_select(moves, exp_vector(vf_sub(before, key)), vf_set1(1.0f)), width);
+        vf_store_n(ref + c, vf_select(moves, key, before), width);
+    }
+}
+
+/* x where it is finite, else 0 and a mark in `spoiled`: x - x is 0 for finite x only. */
+HEED_INLINE vf finite_or_zero(vf x, vf *spoiled)
+{
+    vf zero = vf_sub(x, x);
+    *spoiled = vf_add(*spoiled, zero);
+    return vf_select(vf_eq(zero, vf_zero()), x, vf_zero());
+}
+
+int HEED_FN(aft_weigh)(float *restrict e, int64_t stride, const float *ref, const float *k, int64_t k_stride,
+                       const float *v, int64_t v_stride, int n_keys, int64_t n_channels)
+{
+    vf low = vf_set1(-__builtin_inff()), spoiled = vf_zero();
+    for (int j = 0; j < n_keys; j++) {
+        for (int64_t c = 0; c < n_channels; c += VF_LANES) {
+            int width = lanes_left(n_channels - c);
+            vf key = vf_load_n(k + j * k_stride + c, width);
+            vm hidden = vf_eq(key, low);
+            vf weight = vf_select(hidden, vf_zero(), exp_vector(vf_sub(key, vf_load_n(ref + c, width))));
+            vf value = vf_select(hidden, vf_zero(), vf_load_n(v + j * v_stride + c, width));
+            vf_store_n(e + j * stride + c, finite_or_zero(vf_mul(weight, value), &spoiled), width);
+            vf_store_n(e + j * stride + n_channels + c, finite_or_zero(weight, &spoiled), width);
+        }
+    }
+    return vm_any(vf_unordered(spoiled, spoiled));
+}
+
+void HEED_FN(scale_tile)(float *restrict o, const float *factor, int64_t n_rows, int n_vectors)
+{
+    for (int64_t r = 0; r < n_rows; r++) {
+        if (factor[r] == 1.0f)
+            continue;
+        for (int lane = 0; lane < n_vectors * VF_LANES; lane += VF_LANES) {
+            float *row = o + r * TILE_LANES + lane;
+            vf_store(row, vf_mul(vf_load(row), vf_set1(factor[r])));
+        }
+    }
+}
+
+/* e^-|q| never overflows: 1 / (1 + e) for q >= 0, e / (1 + e) below. */
+void HEED_FN(gate_array)(float *out, const float *q, const float *x, int64_t n)
+{
+    vf one = vf_set1(1.0f);
+    for (int64_t i = 0; i < n; i += VF_LANES) {
+        int width = lanes_left(n - i);
+        vf y = vf_load_n(q + i, width), e = exp_vector(vf_sub(vf_zero(), vf_abs(y)));
+        vf open = vf_div(vf_select(vf_lt(y, vf_zero()), e, one), vf_add(one, e));
+        vf_store_n(out + i, vf_mul(open, vf_load_n(x + i, width)), width);
+    }
+}

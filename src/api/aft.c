@@ -1,0 +1,301 @@
+#include "mechanisms/aft.h"
+#include "core/arguments.h"
+#include "core/context.h"
+
+#include <inttypes.h>
+
+typedef struct aft_arguments {
+    aft_form form;
+    const heed_tensor *q, *k, *v, *filter, *out, *lse; /* filter: AFT_CONV only */
+    const heed_aft_options *options;                   /* never NULL */
+} aft_arguments;
+
+static const heed_aft_options defaults = HEED_AFT_OPTIONS_INIT;
+
+/* ---- checks ---- */
+
+static heed_status only_with(heed_message *message, const char *name, const char *form)
+{
+    return heed_complain(message, HEED_ERROR_ARGUMENT, "options.%s: only with %s", name, form);
+}
+
+static heed_status check_window(heed_message *message, const heed_aft_options *o, aft_form form)
+{
+    if (form != AFT_LOCAL) {
+        if (o->window != 0 || o->banded || o->nothing_outside)
+            return only_with(message,
+                             o->window != 0 ? "window"
+                             : o->banded    ? "banded"
+                                            : "nothing_outside",
+                             "AFT-local");
+        return HEED_OK;
+    }
+    if (o->window < 1)
+        return heed_complain(message, HEED_ERROR_ARGUMENT, "options.window: 1 or more expected, got %" PRId64,
+                             o->window);
+    if (o->banded && !o->w)
+        return heed_complain(message, HEED_ERROR_ARGUMENT, "options.banded: only with options.w");
+    return HEED_OK;
+}
+
+static heed_status check_options(heed_message *message, const heed_aft_options *o, aft_form form)
+{
+    HEED_CHECK(heed_check_struct(message, "options", o, sizeof *o));
+    if (o->gate != HEED_GATE_SIGMOID && o->gate != HEED_GATE_NONE)
+        return heed_complain(message, HEED_ERROR_ARGUMENT, "options.gate: unknown value %d", (int)o->gate);
+    if (form == AFT_SIMPLE || form == AFT_CONV) {
+        if (o->w || o->query_factors || o->key_factors)
+            return only_with(message,
+                             o->w               ? "w"
+                             : o->query_factors ? "query_factors"
+                                                : "key_factors",
+                             "AFT-full and AFT-local");
+    }
+    if (o->w && (o->query_factors || o->key_factors))
+        return heed_complain(message, HEED_ERROR_ARGUMENT, "options.w: not together with factors");
+    if (!o->query_factors != !o->key_factors)
+        return heed_complain(message, HEED_ERROR_ARGUMENT, "options.%s: is NULL, but options.%s is not",
+                             o->query_factors ? "key_factors" : "query_factors",
+                             o->query_factors ? "query_factors" : "key_factors");
+    HEED_CHECK(check_window(message, o, form));
+    if (form != AFT_CONV && (o->grid_height != 0 || o->grid_width != 0))
+        return only_with(message, o->grid_height != 0 ? "grid_height" : "grid_width", "AFT-conv");
+    if (o->grid_height < 0 || o->grid_width < 0 || !o->grid_height != !o->grid_width)
+        return heed_complain(message, HEED_ERROR_ARGUMENT,
+                             "options.grid_height, options.grid_width: both 0 or both 1 or more expected, got %" PRId64
+                             " and %" PRId64,
+                             o->grid_height, o->grid_width);
+    return HEED_OK;
+}
+
+static heed_status check_shapes(heed_message *message, const aft_arguments *a)
+{
+    HEED_CHECK(heed_check_size(message, "k", a->k, 0, a->q->shape[0], "as in q"));
+    HEED_CHECK(heed_check_size(message, "k", a->k, 1, a->q->shape[1], "as in q"));
+    if (a->form == AFT_CONV)
+        HEED_CHECK(heed_check_size(message, "k", a->k, 3, 1, "one key for all channels of a head"));
+    else
+        HEED_CHECK(heed_check_size(message, "k", a->k, 3, a->q->shape[3], "as in q"));
+    HEED_CHECK(heed_check_size(message, "v", a->v, 0, a->q->shape[0], "as in q"));
+    HEED_CHECK(heed_check_size(message, "v", a->v, 1, a->q->shape[1], "as in q"));
+    HEED_CHECK(heed_check_size(message, "v", a->v, 2, a->k->shape[2], "as in k"));
+    HEED_CHECK(heed_check_size(message, "v", a->v, 3, a->q->shape[3], "as in q"));
+    if (a->q->shape[3] == 0)
+        return heed_complain(message, HEED_ERROR_SHAPE, "q: 1 channel or more expected, got 0");
+    return HEED_OK;
+}
+
+/* A bias or one of its factors: repeated over batch and heads at will. */
+static heed_status check_repeated(heed_message *message, const char *name, const heed_tensor *tensor,
+                                  const aft_arguments *a)
+{
+    HEED_CHECK(heed_check_input(message, name, tensor, HEED_FLOAT32));
+    HEED_CHECK(heed_check_repeated_size(message, name, tensor, 0, a->q->shape[0], "as in q, or 1"));
+    return heed_check_repeated_size(message, name, tensor, 1, a->q->shape[1], "as in q, or 1");
+}
+
+static heed_status check_bias(heed_message *message, const aft_arguments *a)
+{
+    const heed_aft_options *o = a->options;
+    if (o->w) {
+        HEED_CHECK(check_repeated(message, "options.w", o->w, a));
+        HEED_CHECK(heed_check_repeated_size(message, "options.w", o->w, 2, a->q->shape[2], "as in q, or 1"));
+        if (!o->banded)
+            return heed_check_size(message, "options.w", o->w, 3, a->k->shape[2], "the tokens of k");
+        int causal = o->mask && o->mask->causal;
+        int64_t columns = o->window > HEED_MAX_EXTENT / 2 ? INT64_MAX : causal ? o->window : 2 * o->window - 1;
+        return heed_check_size(message, "options.w", o->w, 3, columns, "the distances within options.window");
+    }
+    if (!o->query_factors)
+        return HEED_OK;
+    HEED_CHECK(check_repeated(message, "options.query_factors", o->query_factors, a));
+    HEED_CHECK(heed_check_size(message, "options.query_factors", o->query_factors, 2, a->q->shape[2], "as in q"));
+    HEED_CHECK(check_repeated(message, "options.key_factors", o->key_factors, a));
+    HEED_CHECK(heed_check_size(message, "options.key_factors", o->key_factors, 2, a->k->shape[2], "as in k"));
+    return heed_check_size(message, "options.key_factors", o->key_factors, 3, o->query_factors->shape[3],
+                           "as in options.query_factors");
+}
+
+static heed_status check_odd(heed_message *message, const heed_tensor *filter, int dimension)
+{
+    if (filter->shape[dimension] % 2 == 1)
+        return HEED_OK;
+    return heed_complain(message, HEED_ERROR_SHAPE,
+                         "filter: an odd number of taps expected where it is not causal, got %" PRId64,
+                         filter->shape[dimension]);
+}
+
+static heed_status check_grid(heed_message *message, const aft_arguments *a)
+{
+    const heed_aft_options *o = a->options;
+    int64_t n_tokens = a->q->shape[2];
+    HEED_CHECK(heed_check_size(message, "k", a->k, 2, n_tokens, "as in q, one for each place of the grid"));
+    if (n_tokens % o->grid_width != 0 || n_tokens / o->grid_width != o->grid_height)
+        return heed_complain(message, HEED_ERROR_SHAPE,
+                             "q: one token for each place of the grid of %" PRId64 " x %" PRId64
+                             " expected, got %" PRId64,
+                             o->grid_height, o->grid_width, n_tokens);
+    if (o->mask && (o->mask->causal || o->mask->alignment != HEED_ALIGN_BOTTOM_RIGHT))
+        return heed_complain(message, HEED_ERROR_UNSUPPORTED, "mask.%s: not with a grid",
+                             o->mask->causal ? "causal" : "alignment");
+    HEED_CHECK(check_odd(message, a->filter, 2));
+    return check_odd(message, a->filter, 3);
+}
+
+static heed_status check_filter(heed_message *message, const aft_arguments *a)
+{
+    HEED_CHECK(heed_check_size(message, "filter", a->filter, 0, 1, "the same for the whole batch"));
+    HEED_CHECK(heed_check_repeated_size(message, "filter", a->filter, 1, a->q->shape[1], "as in q, or 1"));
+    if (a->filter->shape[2] == 0 || a->filter->shape[3] == 0)
+        return heed_complain(message, HEED_ERROR_SHAPE, "filter: 1 tap or more expected, got 0");
+    if (a->options->grid_width != 0)
+        return check_grid(message, a);
+    HEED_CHECK(heed_check_size(message, "filter", a->filter, 2, 1, "one dimension, as there is no grid"));
+    return a->options->mask && a->options->mask->causal ? HEED_OK : check_odd(message, a->filter, 3);
+}
+
+static heed_status check_outputs(heed_message *message, const aft_arguments *a)
+{
+    HEED_CHECK(heed_check_output(message, "out", a->out, HEED_FLOAT32));
+    for (int d = 0; d < 4; d++)
+        HEED_CHECK(heed_check_size(message, "out", a->out, d, a->q->shape[d], "as in q"));
+    if (!a->lse)
+        return HEED_OK;
+    HEED_CHECK(heed_check_output(message, "lse", a->lse, HEED_FLOAT32));
+    for (int d = 0; d < 3; d++)
+        HEED_CHECK(heed_check_size(message, "lse", a->lse, d, a->q->shape[d], "as in q"));
+    return heed_check_size(message, "lse", a->lse, 3, a->k->shape[3], "as in k");
+}
+
+/* One output against everything that is read. */
+static heed_status check_apart(heed_message *message, const aft_arguments *a, const char *name, const heed_tensor *out)
+{
+    const heed_aft_options *o = a->options;
+    HEED_CHECK(heed_check_apart(message, name, out, "q", a->q));
+    HEED_CHECK(heed_check_apart(message, name, out, "k", a->k));
+    HEED_CHECK(heed_check_apart(message, name, out, "v", a->v));
+    HEED_CHECK(heed_check_apart(message, name, out, "filter", a->filter));
+    HEED_CHECK(heed_check_apart(message, name, out, "options.w", o->w));
+    HEED_CHECK(heed_check_apart(message, name, out, "options.query_factors", o->query_factors));
+    HEED_CHECK(heed_check_apart(message, name, out, "options.key_factors", o->key_factors));
+    return heed_mask_check_apart(message, name, out, o->mask, a->q->shape[0]);
+}
+
+static heed_status check(heed_context *context, const aft_arguments *a)
+{
+    heed_message *message = &context->message;
+    HEED_CHECK(check_options(message, a->options, a->form));
+    HEED_CHECK(heed_check_input(message, "q", a->q, HEED_FLOAT32));
+    HEED_CHECK(heed_check_input(message, "k", a->k, HEED_FLOAT32));
+    HEED_CHECK(heed_check_input(message, "v", a->v, HEED_FLOAT32));
+    if (a->form == AFT_CONV)
+        HEED_CHECK(heed_check_input(message, "filter", a->filter, HEED_FLOAT32));
+    HEED_CHECK(check_shapes(message, a));
+    HEED_CHECK(check_bias(message, a));
+    HEED_CHECK(heed_mask_check(message, a->options->mask, a->q, a->k));
+    if (a->form == AFT_CONV)
+        HEED_CHECK(check_filter(message, a));
+    HEED_CHECK(check_outputs(message, a));
+    HEED_CHECK(check_apart(message, a, "out", a->out));
+    if (a->lse) {
+        HEED_CHECK(check_apart(message, a, "lse", a->lse));
+        HEED_CHECK(heed_check_apart(message, "lse", a->lse, "out", a->out));
+    }
+    int64_t bytes = heed_aft_worker_bytes(a->q->shape[3]);
+    if (bytes > context->scratch_bytes)
+        return heed_complain(message, HEED_ERROR_SCRATCH,
+                             "scratch: %" PRId64 " bytes per worker needed, the context has %" PRId64, bytes,
+                             context->scratch_bytes);
+    return HEED_OK;
+}
+
+/* ---- calls ---- */
+
+static heed_tensor repeated_or_none(const heed_tensor *tensor)
+{
+    return tensor ? heed_repeated(*tensor) : (heed_tensor){0};
+}
+
+static aft_plan plan(const aft_arguments *a)
+{
+    const heed_aft_options *o = a->options;
+    aft_plan p = {.form = a->form, .gate = o->gate, .q = *a->q, .k = *a->k, .v = *a->v, .out = *a->out};
+    p.lse = a->lse ? *a->lse : (heed_tensor){0};
+    p.w = repeated_or_none(o->w);
+    p.query_factors = repeated_or_none(o->query_factors);
+    p.key_factors = repeated_or_none(o->key_factors);
+    p.filter = repeated_or_none(a->filter);
+    p.window = o->window;
+    p.banded = o->banded;
+    p.nothing_outside = o->nothing_outside;
+    p.grid_width = o->grid_width;
+    p.mask = heed_mask_resolve(o->mask, a->q, a->k);
+    return p;
+}
+
+static heed_status forward(heed_context *context, const aft_arguments *a)
+{
+    HEED_CHECK(heed_call_begin(context));
+    heed_status status = check(context, a);
+    if (status == HEED_OK) {
+        aft_plan p = plan(a);
+        heed_aft_run(context, &p);
+    }
+    return heed_call_end(context, status);
+}
+
+heed_status heed_aft_full_forward(heed_context *context, const heed_tensor *q, const heed_tensor *k,
+                                  const heed_tensor *v, const heed_aft_options *options, const heed_tensor *out,
+                                  const heed_tensor *lse)
+{
+    aft_arguments a = {AFT_FULL, q, k, v, NULL, out, lse, options ? options : &defaults};
+    return forward(context, &a);
+}
+
+heed_status heed_aft_local_forward(heed_context *context, const heed_tensor *q, const heed_tensor *k,
+                                   const heed_tensor *v, const heed_aft_options *options, const heed_tensor *out,
+                                   const heed_tensor *lse)
+{
+    aft_arguments a = {AFT_LOCAL, q, k, v, NULL, out, lse, options ? options : &defaults};
+    return forward(context, &a);
+}
+
+heed_status heed_aft_simple_forward(heed_context *context, const heed_tensor *q, const heed_tensor *k,
+                                    const heed_tensor *v, const heed_aft_options *options, const heed_tensor *out,
+                                    const heed_tensor *lse)
+{
+    aft_arguments a = {AFT_SIMPLE, q, k, v, NULL, out, lse, options ? options : &defaults};
+    return forward(context, &a);
+}
+
+heed_status heed_aft_conv_forward(heed_context *context, const heed_tensor *q, const heed_tensor *k,
+                                  const heed_tensor *v, const heed_tensor *filter, const heed_aft_options *options,
+                                  const heed_tensor *out, const heed_tensor *lse)
+{
+    aft_arguments a = {AFT_CONV, q, k, v, filter, out, lse, options ? options : &defaults};
+    return forward(context, &a);
+}
+
+/* ---- the gate alone ---- */
+
+static heed_status check_gate(heed_message *message, const heed_tensor *q, const heed_tensor *x, const heed_tensor *out)
+{
+    HEED_CHECK(heed_check_input(message, "q", q, HEED_FLOAT32));
+    HEED_CHECK(heed_check_input(message, "x", x, HEED_FLOAT32));
+    HEED_CHECK(heed_check_output(message, "out", out, HEED_FLOAT32));
+    for (int d = 0; d < 4; d++)
+        HEED_CHECK(heed_check_size(message, "x", x, d, q->shape[d], "as in q"));
+    for (int d = 0; d < 4; d++)
+        HEED_CHECK(heed_check_size(message, "out", out, d, q->shape[d], "as in q"));
+    HEED_CHECK(heed_check_apart(message, "out", out, "q", q));
+    return heed_is_same_view(out, x) ? HEED_OK : heed_check_apart(message, "out", out, "x", x);
+}
+
+heed_status heed_aft_gate(heed_context *context, const heed_tensor *q, const heed_tensor *x, const heed_tensor *out)
+{
+    HEED_CHECK(heed_call_begin(context));
+    heed_status status = check_gate(&context->message, q, x, out);
+    if (status == HEED_OK)
+        heed_aft_gate_run(context, q, x, out);
+    return heed_call_end(context, status);
+}
