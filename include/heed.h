@@ -410,8 +410,13 @@ HEED_API heed_status heed_aft_simple_forward(heed_context *context, const heed_t
  *  it stands elsewhere: taps are not flipped. With a filter of two dimensions the tokens are a grid of grid_height x
  *  grid_width, Nq = Nk = their product, and the distance is taken along both.
  *
+ *  @param context  what it runs on
+ *  @param q       float32 (B, H, Nq, D)
  *  @param k       float32 (B, H, Nk, 1)
+ *  @param v       float32 (B, H, Nk, D)
  *  @param filter  float32 (1, H or 1, 1, s), or with a grid (1, H or 1, s1, s2); odd sizes, unless causal
+ *  @param options  or NULL: #HEED_AFT_OPTIONS_INIT
+ *  @param out     float32 (B, H, Nq, D)
  *  @param lse     float32 (B, H, Nq, 1) or NULL
  *
  *  A grid with a causal mask or with another alignment than the default is HEED_ERROR_UNSUPPORTED. Everything else as
