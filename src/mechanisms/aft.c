@@ -56,7 +56,7 @@ typedef struct aft_tile {
     int64_t b, h;
     int n_rows, n_vectors;
     heed_key_range keys; /* what any row sees */
-    int64_t head[HEED_MAX_TILE_LANES], query[HEED_MAX_TILE_LANES];
+    int64_t query[HEED_MAX_TILE_LANES];
     heed_key_range sees[HEED_MAX_TILE_LANES];
     int finished[HEED_MAX_TILE_LANES];
     float m[HEED_MAX_TILE_LANES], l[HEED_MAX_TILE_LANES], rescale[HEED_MAX_TILE_LANES];
@@ -250,7 +250,6 @@ static void fill_tile(const aft_job *job, int64_t b, int64_t h, int64_t first, f
     for (int r = 0; r < HEED_MAX_TILE_LANES; r++)
         t->m[r] = -INFINITY;
     for (int r = 0; r < t->n_rows; r++) {
-        t->head[r] = h;
         t->query[r] = first + r;
         t->sees[r] = heed_visible_range(&p->mask, b, first + r);
         if (t->sees[r].begin < t->sees[r].end) {
@@ -281,8 +280,6 @@ static void bias_block(const aft_job *job, const aft_tile *t, heed_key_range blo
         kernels->bias_tile(s->scores, rows, t->n_rows, n_keys);
     }
     heed_hide_outside(kernels, s->scores, t->sees, t->n_rows, t->n_vectors, block);
-    if (p->mask.visible.data)
-        heed_hide_unseen(kernels, s->scores, &p->mask.visible, t->b, t->head, t->query, t->n_rows, block);
 }
 
 /* The row of channel c in the sums of a tile: a panel's numerators, then its denominators. */
@@ -501,8 +498,12 @@ static void run_scan(void *argument, int64_t index, int worker)
     }
 }
 
-/* Whether all rows see a first part of the keys, without a bias of their own. */
-static int is_scan(const aft_plan *p) { return p->form == AFT_SIMPLE && !p->mask.visible.data && p->mask.left < 0; }
+/* Whether each row sees the first so many keys. Only then is every key that a scan or a tile has taken before one that
+ * the row sees, and what it does not see has no say in its bits. */
+static int sees_first_keys(const aft_plan *p)
+{
+    return !p->mask.visible.data && p->mask.left < 0 && !p->nothing_outside;
+}
 
 void heed_aft_run(heed_context *context, const aft_plan *p)
 {
@@ -513,11 +514,11 @@ void heed_aft_run(heed_context *context, const aft_plan *p)
     const char *path;
     heed_task *task;
     double flops;
-    if (is_scan(p)) {
+    if (p->form == AFT_SIMPLE && sees_first_keys(p)) {
         path = "aft-scan", task = run_scan;
         job.parts = divide_up(d, HEED_AFT_CHANNELS);
         flops = EXP_FLOPS * (double)d * (double)(n_heads * (n_queries + p->k.shape[2]));
-    } else if (p->form == AFT_CONV || n_queries < HEED_AFT_TILE_ROWS) {
+    } else if (p->form == AFT_CONV || n_queries < HEED_AFT_TILE_ROWS || !sees_first_keys(p)) {
         path = "aft-rows", task = run_rows;
         job.parts = divide_up(n_queries, HEED_AFT_ROWS);
         flops = EXP_FLOPS * (double)d * pairs;
