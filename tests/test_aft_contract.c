@@ -160,7 +160,7 @@ static void w_of_one_row(void **state)
 {
     (void)state;
     for (int n = 0; n < 8; n++) {
-        random_stream random = random_start((uint64_t)(100 + n));
+        random_stream random = random_start(100 + (uint64_t)n);
         problem *p = create(n % 2 ? ORACLE_AFT_LOCAL : ORACLE_AFT_FULL, 2, 3, n < 4 ? 70 : 2, 70, 17, (uint64_t)n);
         const int banded = n % 2 && n / 2 % 2;
         p->mask.causal = n / 4;
@@ -179,7 +179,7 @@ static void minus_infinity_hides(void **state)
     static const int64_t n_queries[] = {2, 70};
     for (int n = 0; n < 32; n++) {
         const oracle_aft_form form = forms[n % 4];
-        problem *p = create(form, 1, 2, n_queries[n / 4 % 2], 90, 20, (uint64_t)(200 + n));
+        problem *p = create(form, 1, 2, n_queries[n / 4 % 2], 90, 20, 200 + (uint64_t)n);
         const int64_t rows = p->q.shape[2], key_channel = form == ORACLE_AFT_CONV ? 0 : 5;
         p->mask.causal = n / 8 % 2;
         for (int64_t j = 3; j < 90; j += 7) { /* channel 5 (conv: all) does not see these keys */
@@ -209,7 +209,7 @@ static void rows_without_keys(void **state)
     (void)state;
     static const int64_t none[] = {0, 0};
     for (int n = 0; n < 4 * 5 * 2; n++) {
-        problem *p = create(forms[n % 4], 2, 2, n / 20 ? 66 : 2, 67, 19, (uint64_t)(300 + n));
+        problem *p = create(forms[n % 4], 2, 2, n / 20 ? 66 : 2, 67, 19, 300 + (uint64_t)n);
         tensor_fill(&p->q, NAN);
         tensor_fill(&p->k, NAN);
         tensor_fill(&p->v, NAN);
@@ -258,7 +258,7 @@ static void positions_far_out(void **state)
     (void)state;
     static const int64_t limit = (int64_t)1 << 60;
     for (int n = 0; n < 4 * 4; n++) {
-        problem *p = create(forms[n % 4], 1, 1, 40, 40, 9, (uint64_t)(400 + n));
+        problem *p = create(forms[n % 4], 1, 1, 40, 40, 9, 400 + (uint64_t)n);
         const int64_t query_start = n / 4 % 2 ? limit : -limit, key_start = n / 8 ? -query_start : query_start;
         p->mask.alignment = HEED_ALIGN_POSITIONS;
         p->mask.query_start = &query_start;
@@ -278,7 +278,7 @@ static void values_of_any_size(void **state)
     (void)state;
     static const float sizes[] = {1e30f, 1e-30f, 1.0f};
     for (int n = 0; n < 4 * 3 * 2; n++) {
-        random_stream random = random_start((uint64_t)(500 + n));
+        random_stream random = random_start(500 + (uint64_t)n);
         problem *p = create(forms[n % 4], 1, 1, n / 12 ? 3 : 50, 700, 18, (uint64_t)n);
         tensor_fill_uniform(&p->k, &random, n / 4 % 3 == 2 ? -1e4f : 0.0f, n / 4 % 3 == 2 ? 1e4f : 7.0f);
         tensor_fill_uniform(&p->v, &random, -sizes[n / 4 % 3], sizes[n / 4 % 3]);
@@ -297,7 +297,7 @@ static void wide_keys_of_every_size(void **state)
     for (int n = 0; n < 4 * 5 * 5; n++) {
         if (!runner_takes(n))
             continue;
-        random_stream random = random_start((uint64_t)(600 + n));
+        random_stream random = random_start(600 + (uint64_t)n);
         problem *p = create(forms[n % 4], 1, 1, 60, n_keys[n / 4 % 5], channels[n / 20], (uint64_t)n);
         p->mask.causal = n / 4 % 2;
         tensor_fill_uniform(&p->k, &random, -1e4f, 1e4f);
@@ -316,8 +316,8 @@ static void one_large_key_first(void **state)
     (void)state;
     const int64_t n_keys = runner_quick() ? 4096 : 16384;
     for (int n = 0; n < 8; n++) {
-        problem *p = create(forms[n % 4], 1, 1, n / 4 ? 5 : 2, n_keys, 16, (uint64_t)(700 + n));
-        random_stream random = random_start((uint64_t)(700 + n));
+        problem *p = create(forms[n % 4], 1, 1, n / 4 ? 5 : 2, n_keys, 16, 700 + (uint64_t)n);
+        random_stream random = random_start(700 + (uint64_t)n);
         tensor_fill_normal(&p->k, &random, 0.01f);
         for (int64_t d = 0; d < p->k.shape[3]; d++)
             *tensor_at(&p->k, 0, 0, 0, d) = 17.0f;
@@ -342,7 +342,7 @@ static void expect_unseen_tokens_change_no_bit(int later)
         const float content = contents[n / 28];
         const int64_t lengths[] = {150}, query_start[] = {40}, key_start[] = {3};
         const int64_t tokens[] = {0, 1, 64, 90, 130, 149}; /* 0: the first reference of all */
-        problem *p = create(forms[n % 4], 1, 1, kind == 6 ? 3 : 120, 170, 18, (uint64_t)(800 + n));
+        problem *p = create(forms[n % 4], 1, 1, kind == 6 ? 3 : 120, 170, 18, 800 + (uint64_t)n);
         random_stream random = random_start((uint64_t)n);
         p->mask.causal = kind != 5;
         if (kind == 1)
@@ -409,7 +409,7 @@ static void without_lse_and_alone_in_the_batch(void **state)
 {
     (void)state;
     for (int n = 0; n < 8; n++) {
-        problem *p = create(forms[n % 4], 3, 2, n / 4 ? 90 : 3, 130, 70, (uint64_t)(900 + n));
+        problem *p = create(forms[n % 4], 3, 2, n / 4 ? 90 : 3, 130, 70, 900 + (uint64_t)n);
         heed_tensor out = new_tensor(p, HEED_FLOAT32, 3, 2, p->q.shape[2], 70);
         run(p);
         assert_int_equal(call(fixture_context, p->form, &p->q, &p->k, &p->v, &p->filter, &p->options, &out, NULL),
@@ -435,8 +435,8 @@ static void conv_is_full_with_a_toeplitz_bias(void **state)
         const int causal = n == 1, grid = n >= 2;
         const int64_t tokens = 72;
         random_stream random = random_start((uint64_t)n);
-        problem *c = create(ORACLE_AFT_CONV, 1, 2, tokens, tokens, 21, (uint64_t)(1000 + n));
-        problem *f = create(ORACLE_AFT_FULL, 1, 2, tokens, tokens, 21, (uint64_t)(1000 + n));
+        problem *c = create(ORACLE_AFT_CONV, 1, 2, tokens, tokens, 21, 1000 + (uint64_t)n);
+        problem *f = create(ORACLE_AFT_FULL, 1, 2, tokens, tokens, 21, 1000 + (uint64_t)n);
         c->mask.causal = f->mask.causal = causal;
         const int64_t rows = grid ? 3 : 1, taps = causal ? 6 : n == 3 ? 5 : 7, width = 9;
         c->filter = new_tensor(c, HEED_FLOAT32, 1, 2, rows, taps);
@@ -473,8 +473,8 @@ static void keys_in_another_order(void **state)
     for (int n = 0; n < 4; n++) {
         const int64_t tokens = 201;
         const oracle_aft_form form = n % 2 ? ORACLE_AFT_FULL : ORACLE_AFT_SIMPLE;
-        problem *a = create(form, 1, 1, n / 2 ? 2 : 70, tokens, 18, (uint64_t)(1100 + n));
-        problem *b = create(form, 1, 1, n / 2 ? 2 : 70, tokens, 18, (uint64_t)(1100 + n));
+        problem *a = create(form, 1, 1, n / 2 ? 2 : 70, tokens, 18, 1100 + (uint64_t)n);
+        problem *b = create(form, 1, 1, n / 2 ? 2 : 70, tokens, 18, 1100 + (uint64_t)n);
         for (int64_t j = 0; j < tokens; j++) {
             const int64_t to = j * 77 % tokens; /* 77 and 201 have no common factor */
             for (int64_t d = 0; d < 18; d++) {
@@ -498,8 +498,8 @@ static void shifted_keys_and_biases(void **state)
 {
     (void)state;
     for (int n = 0; n < 8; n++) {
-        problem *a = create(forms[n % 4], 1, 1, n / 4 ? 3 : 66, 140, 18, (uint64_t)(1200 + n));
-        problem *b = create(forms[n % 4], 1, 1, n / 4 ? 3 : 66, 140, 18, (uint64_t)(1200 + n));
+        problem *a = create(forms[n % 4], 1, 1, n / 4 ? 3 : 66, 140, 18, 1200 + (uint64_t)n);
+        problem *b = create(forms[n % 4], 1, 1, n / 4 ? 3 : 66, 140, 18, 1200 + (uint64_t)n);
         for (int64_t d = 0; d < a->k.shape[3]; d++) {
             for (int64_t j = 0; j < 140; j++) {
                 float *k = tensor_at(&a->k, 0, 0, j, d);
@@ -530,10 +530,10 @@ static void parts_of_any_number(void **state)
     (void)state;
     enum { N_PARTS = 5 };
     for (int n = 0; n < 4 * 4; n++) {
-        random_stream random = random_start((uint64_t)(1300 + n));
+        random_stream random = random_start(1300 + (uint64_t)n);
         const oracle_aft_form form = forms[n % 4];
         const int64_t tokens = 180, rows = n / 8 ? 3 : 70, query_start = tokens - rows;
-        problem *p = create(form, 1, 2, rows, tokens, 18, (uint64_t)(1300 + n));
+        problem *p = create(form, 1, 2, rows, tokens, 18, 1300 + (uint64_t)n);
         p->mask.causal = n / 4 % 2;
         p->mask.alignment = HEED_ALIGN_POSITIONS;
         p->mask.query_start = &query_start;
@@ -575,7 +575,7 @@ static void gate_at_its_ends(void **state)
 {
     (void)state;
     for (int n = 0; n < 4; n++) {
-        problem *p = create(forms[n], 1, 1, 40, 40, 9, (uint64_t)(1400 + n));
+        problem *p = create(forms[n], 1, 1, 40, 40, 9, 1400 + (uint64_t)n);
         for (int64_t i = 0; i < 40; i++) {
             *tensor_at(&p->q, 0, 0, i, 1) = INFINITY;
             *tensor_at(&p->q, 0, 0, i, 2) = -INFINITY;
