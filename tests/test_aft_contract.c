@@ -621,8 +621,9 @@ static void point(arguments *a)
 static void refuse(const arguments *a, heed_status want, const char *change)
 {
     problem *p = a->p;
-    unsigned char *before[MAX_TENSORS];
-    for (int n = 0; n < p->n_tensors; n++) {
+    const int n_tensors = p->n_tensors;
+    unsigned char *before[MAX_TENSORS] = {NULL};
+    for (int n = 0; n < n_tensors; n++) {
         before[n] = malloc(p->memory[n].bytes + 1);
         assert_non_null(before[n]);
         memcpy(before[n], p->memory[n].data, p->memory[n].bytes);
@@ -634,7 +635,7 @@ static void refuse(const arguments *a, heed_status want, const char *change)
                  heed_context_message(a->context), heed_status_text(want));
     if (!*heed_context_message(a->context))
         fail_msg("form %d, %s: no message", (int)p->form, change);
-    for (int n = 0; n < p->n_tensors; n++) {
+    for (int n = 0; n < n_tensors; n++) {
         if (memcmp(before[n], p->memory[n].data, p->memory[n].bytes) != 0)
             fail_msg("form %d, %s: was refused and wrote", (int)p->form, change);
         free(before[n]);
