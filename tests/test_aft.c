@@ -1,6 +1,7 @@
 /* The four forms of the Attention-Free Transformer against the float64 oracle: sizes, layouts, masks, biases, keys that
  * stand far apart; what must hold exactly (causality, hidden NaN, the gate, threads); identities between the forms; merge;
  * arguments. */
+#include "support/aft_forward.h"
 #include "support/fixture.h"
 
 #include <math.h>
@@ -31,17 +32,7 @@ static heed_status run_on(aft_case *c, heed_context *context)
 {
     tensor_fill(&c->out, NAN);
     tensor_fill(&c->lse, NAN);
-    switch (c->form) {
-    case ORACLE_AFT_FULL:
-        return heed_aft_full_forward(context, &c->q, &c->k, &c->v, &c->options, &c->out, &c->lse);
-    case ORACLE_AFT_LOCAL:
-        return heed_aft_local_forward(context, &c->q, &c->k, &c->v, &c->options, &c->out, &c->lse);
-    case ORACLE_AFT_CONV:
-        return heed_aft_conv_forward(context, &c->q, &c->k, &c->v, &c->filter, &c->options, &c->out, &c->lse);
-    case ORACLE_AFT_SIMPLE:
-    default:
-        return heed_aft_simple_forward(context, &c->q, &c->k, &c->v, &c->options, &c->out, &c->lse);
-    }
+    return aft_forward(c->form, context, &c->q, &c->k, &c->v, &c->filter, &c->options, &c->out, &c->lse);
 }
 
 static void expect_aft_run(aft_case *c)

@@ -1,5 +1,6 @@
 /* What heed.h says of the Attention-Free Transformer besides the bound on random inputs: hiding by -inf, rows without
  * keys, who may change whose bits, equalities between problems, parts of any number, and every argument. */
+#include "support/aft_forward.h"
 #include "support/fixture.h"
 
 #include <math.h>
@@ -74,29 +75,12 @@ static void destroy(problem *p)
     free(p);
 }
 
-static heed_status call(heed_context *context, oracle_aft_form form, const heed_tensor *q, const heed_tensor *k,
-                        const heed_tensor *v, const heed_tensor *filter, const heed_aft_options *options,
-                        const heed_tensor *out, const heed_tensor *lse)
-{
-    switch (form) {
-    case ORACLE_AFT_FULL:
-        return heed_aft_full_forward(context, q, k, v, options, out, lse);
-    case ORACLE_AFT_LOCAL:
-        return heed_aft_local_forward(context, q, k, v, options, out, lse);
-    case ORACLE_AFT_CONV:
-        return heed_aft_conv_forward(context, q, k, v, filter, options, out, lse);
-    case ORACLE_AFT_SIMPLE:
-    default:
-        return heed_aft_simple_forward(context, q, k, v, options, out, lse);
-    }
-}
-
 static void run(problem *p)
 {
     tensor_fill(&p->out, NAN);
     tensor_fill(&p->lse, NAN);
     const heed_status status =
-        call(fixture_context, p->form, &p->q, &p->k, &p->v, &p->filter, &p->options, &p->out, &p->lse);
+        aft_forward(p->form, fixture_context, &p->q, &p->k, &p->v, &p->filter, &p->options, &p->out, &p->lse);
     if (status != HEED_OK)
         fail_msg("%s: %s", heed_status_text(status), heed_context_message(fixture_context));
 }
@@ -412,14 +396,15 @@ static void without_lse_and_alone_in_the_batch(void **state)
         problem *p = create(forms[n % 4], 3, 2, n / 4 ? 90 : 3, 130, 70, 900 + (uint64_t)n);
         heed_tensor out = new_tensor(p, HEED_FLOAT32, 3, 2, p->q.shape[2], 70);
         run(p);
-        assert_int_equal(call(fixture_context, p->form, &p->q, &p->k, &p->v, &p->filter, &p->options, &out, NULL),
-                         HEED_OK);
+        assert_int_equal(
+            aft_forward(p->form, fixture_context, &p->q, &p->k, &p->v, &p->filter, &p->options, &out, NULL), HEED_OK);
         expect_bits(&out, &p->out, "without lse", n % 4);
         const heed_tensor q = tensor_slice(&p->q, 0, 1, 1), k = tensor_slice(&p->k, 0, 1, 1);
         const heed_tensor v = tensor_slice(&p->v, 0, 1, 1), one = tensor_slice(&out, 0, 1, 1);
         const heed_tensor whole = tensor_slice(&p->out, 0, 1, 1);
         tensor_fill(&one, NAN);
-        assert_int_equal(call(fixture_context, p->form, &q, &k, &v, &p->filter, &p->options, &one, NULL), HEED_OK);
+        assert_int_equal(aft_forward(p->form, fixture_context, &q, &k, &v, &p->filter, &p->options, &one, NULL),
+                         HEED_OK);
         expect_bits(&one, &whole, "alone in the batch", n % 4);
         destroy(p);
     }
@@ -558,8 +543,8 @@ static void parts_of_any_number(void **state)
                 w = tensor_slice(&p->w, 3, first, count);
                 options.w = &w;
             }
-            assert_int_equal(call(fixture_context, form, &p->q, &k, &v, &p->filter, &options, &part_out, &part_lse),
-                             HEED_OK);
+            assert_int_equal(
+                aft_forward(form, fixture_context, &p->q, &k, &v, &p->filter, &options, &part_out, &part_lse), HEED_OK);
             assert_int_equal(heed_merge(fixture_context, &out, &lse, &part_out, &part_lse, &out, &lse), HEED_OK);
             first += count;
         }
@@ -629,7 +614,7 @@ static void refuse(const arguments *a, heed_status want, const char *change)
         memcpy(before[n], p->memory[n].data, p->memory[n].bytes);
     }
     const heed_status status =
-        call(a->context, p->form, a->q_at, a->k_at, a->v_at, a->filter_at, &a->options, a->out_at, a->lse_at);
+        aft_forward(p->form, a->context, a->q_at, a->k_at, a->v_at, a->filter_at, &a->options, a->out_at, a->lse_at);
     if (status != want)
         fail_msg("form %d, %s: %s: %s; wanted %s", (int)p->form, change, heed_status_text(status),
                  heed_context_message(a->context), heed_status_text(want));
@@ -694,7 +679,7 @@ static void refused_tensors(void **state)
         REFUSE(a.mask.struct_size = 1, HEED_ERROR_ARGUMENT);
         REFUSE(a.options.grid_height = -1, HEED_ERROR_ARGUMENT);
         REFUSE(a.options.grid_width = 3, HEED_ERROR_ARGUMENT);
-        assert_int_equal(call(NULL, p->form, &p->q, &p->k, &p->v, &p->filter, NULL, &p->out, NULL),
+        assert_int_equal(aft_forward(p->form, NULL, &p->q, &p->k, &p->v, &p->filter, NULL, &p->out, NULL),
                          HEED_ERROR_ARGUMENT);
         if (forms[n] != ORACLE_AFT_CONV) {
             REFUSE(a.k.shape[3] = 1, HEED_ERROR_SHAPE);

@@ -157,8 +157,7 @@ static heed_status check_filter(heed_message *message, const aft_arguments *a)
 static heed_status check_outputs(heed_message *message, const aft_arguments *a)
 {
     HEED_CHECK(heed_check_output(message, "out", a->out, HEED_FLOAT32));
-    for (int d = 0; d < 4; d++)
-        HEED_CHECK(heed_check_size(message, "out", a->out, d, a->q->shape[d], "as in q"));
+    HEED_CHECK(heed_check_same_shape(message, "out", a->out, a->q, "as in q"));
     if (!a->lse)
         return HEED_OK;
     HEED_CHECK(heed_check_output(message, "lse", a->lse, HEED_FLOAT32));
@@ -201,30 +200,20 @@ static heed_status check(heed_context *context, const aft_arguments *a)
         HEED_CHECK(check_apart(message, a, "lse", a->lse));
         HEED_CHECK(heed_check_apart(message, "lse", a->lse, "out", a->out));
     }
-    int64_t bytes = heed_aft_worker_bytes(a->q->shape[3]);
-    if (bytes > context->scratch_bytes)
-        return heed_complain(message, HEED_ERROR_SCRATCH,
-                             "scratch: %" PRId64 " bytes per worker needed, the context has %" PRId64, bytes,
-                             context->scratch_bytes);
-    return HEED_OK;
+    return heed_check_scratch(context, heed_aft_worker_bytes(a->q->shape[3]));
 }
 
 /* ---- calls ---- */
-
-static heed_tensor repeated_or_none(const heed_tensor *tensor)
-{
-    return tensor ? heed_repeated(*tensor) : (heed_tensor){0};
-}
 
 static aft_plan plan(const aft_arguments *a)
 {
     const heed_aft_options *o = a->options;
     aft_plan p = {.form = a->form, .gate = o->gate, .q = *a->q, .k = *a->k, .v = *a->v, .out = *a->out};
     p.lse = a->lse ? *a->lse : (heed_tensor){0};
-    p.w = repeated_or_none(o->w);
-    p.query_factors = repeated_or_none(o->query_factors);
-    p.key_factors = repeated_or_none(o->key_factors);
-    p.filter = repeated_or_none(a->filter);
+    p.w = heed_repeated(o->w);
+    p.query_factors = heed_repeated(o->query_factors);
+    p.key_factors = heed_repeated(o->key_factors);
+    p.filter = heed_repeated(a->filter);
     p.window = o->window;
     p.banded = o->banded;
     p.nothing_outside = o->nothing_outside;
@@ -283,10 +272,8 @@ static heed_status check_gate(heed_message *message, const heed_tensor *q, const
     HEED_CHECK(heed_check_input(message, "q", q, HEED_FLOAT32));
     HEED_CHECK(heed_check_input(message, "x", x, HEED_FLOAT32));
     HEED_CHECK(heed_check_output(message, "out", out, HEED_FLOAT32));
-    for (int d = 0; d < 4; d++)
-        HEED_CHECK(heed_check_size(message, "x", x, d, q->shape[d], "as in q"));
-    for (int d = 0; d < 4; d++)
-        HEED_CHECK(heed_check_size(message, "out", out, d, q->shape[d], "as in q"));
+    HEED_CHECK(heed_check_same_shape(message, "x", x, q, "as in q"));
+    HEED_CHECK(heed_check_same_shape(message, "out", out, q, "as in q"));
     HEED_CHECK(heed_check_apart(message, "out", out, "q", q));
     return heed_is_same_view(out, x) ? HEED_OK : heed_check_apart(message, "out", out, "x", x);
 }

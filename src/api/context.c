@@ -68,8 +68,7 @@ static int64_t round_up(int64_t bytes)
 /* Enough for the table at heed_context_create(). */
 static int64_t default_scratch(void)
 {
-    int64_t softmax = heed_softmax_worker_bytes(MAX_D, MAX_DV), aft = heed_aft_worker_bytes(MAX_D);
-    return aft > softmax ? aft : softmax;
+    return heed_larger(heed_softmax_worker_bytes(MAX_D, MAX_DV), heed_aft_worker_bytes(MAX_D));
 }
 
 static heed_status create(const heed_config *config, heed_context **context, heed_message *message)

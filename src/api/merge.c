@@ -7,23 +7,15 @@ typedef struct merge_arguments {
     const heed_tensor *out_a, *lse_a, *out_b, *lse_b, *out, *lse;
 } merge_arguments;
 
-static heed_status check_same_shape(heed_message *message, const char *name, const heed_tensor *tensor,
-                                    const heed_tensor *like, const char *as)
-{
-    for (int d = 0; d < 4; d++)
-        HEED_CHECK(heed_check_size(message, name, tensor, d, like->shape[d], as));
-    return HEED_OK;
-}
-
 static heed_status check_shapes(heed_message *message, const merge_arguments *a)
 {
-    HEED_CHECK(check_same_shape(message, "out_b", a->out_b, a->out_a, "as in out_a"));
-    HEED_CHECK(check_same_shape(message, "out", a->out, a->out_a, "as in out_a"));
+    HEED_CHECK(heed_check_same_shape(message, "out_b", a->out_b, a->out_a, "as in out_a"));
+    HEED_CHECK(heed_check_same_shape(message, "out", a->out, a->out_a, "as in out_a"));
     for (int d = 0; d < 3; d++)
         HEED_CHECK(heed_check_size(message, "lse_a", a->lse_a, d, a->out_a->shape[d], "as in out_a"));
     HEED_CHECK(heed_check_repeated_size(message, "lse_a", a->lse_a, 3, a->out_a->shape[3], "as in out_a, or 1"));
-    HEED_CHECK(check_same_shape(message, "lse_b", a->lse_b, a->lse_a, "as in lse_a"));
-    return a->lse ? check_same_shape(message, "lse", a->lse, a->lse_a, "as in lse_a") : HEED_OK;
+    HEED_CHECK(heed_check_same_shape(message, "lse_b", a->lse_b, a->lse_a, "as in lse_a"));
+    return a->lse ? heed_check_same_shape(message, "lse", a->lse, a->lse_a, "as in lse_a") : HEED_OK;
 }
 
 static heed_status check_overlap(heed_message *message, const merge_arguments *a)

@@ -103,12 +103,7 @@ static heed_status check(heed_context *context, const softmax_arguments *a)
         HEED_CHECK(check_apart(message, a, "lse", a->lse));
         HEED_CHECK(heed_check_apart(message, "lse", a->lse, "out", a->out));
     }
-    int64_t bytes = heed_softmax_worker_bytes(a->q->shape[3], a->v->shape[3]);
-    if (bytes > context->scratch_bytes)
-        return heed_complain(message, HEED_ERROR_SCRATCH,
-                             "scratch: %" PRId64 " bytes per worker needed, the context has %" PRId64, bytes,
-                             context->scratch_bytes);
-    return HEED_OK;
+    return heed_check_scratch(context, heed_softmax_worker_bytes(a->q->shape[3], a->v->shape[3]));
 }
 
 static softmax_plan plan(const softmax_arguments *a)
@@ -122,8 +117,7 @@ static softmax_plan plan(const softmax_arguments *a)
     p.mask = heed_mask_resolve(options->mask, a->q, a->k);
     if (a->lse)
         p.lse = *a->lse;
-    if (options->bias)
-        p.bias = heed_repeated(*options->bias);
+    p.bias = heed_repeated(options->bias);
     return p;
 }
 

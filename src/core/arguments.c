@@ -51,6 +51,14 @@ heed_status heed_check_repeated_size(heed_message *message, const char *name, co
     return heed_check_size(message, name, tensor, dimension, expected, as);
 }
 
+heed_status heed_check_same_shape(heed_message *message, const char *name, const heed_tensor *tensor,
+                                  const heed_tensor *like, const char *as)
+{
+    for (int d = 0; d < 4; d++)
+        HEED_CHECK(heed_check_size(message, name, tensor, d, like->shape[d], as));
+    return HEED_OK;
+}
+
 static const char *dtype_name(heed_dtype dtype) { return dtype == HEED_BOOL ? "HEED_BOOL" : "HEED_FLOAT32"; }
 
 static heed_status check_dtype(heed_message *message, const char *name, const heed_tensor *tensor, heed_dtype dtype)
@@ -139,11 +147,12 @@ int heed_is_same_view(const heed_tensor *a, const heed_tensor *b)
     return a->data == b->data;
 }
 
-heed_tensor heed_repeated(heed_tensor tensor)
+heed_tensor heed_repeated(const heed_tensor *tensor)
 {
+    heed_tensor view = tensor ? *tensor : (heed_tensor){0};
     for (int d = 0; d < 4; d++) {
-        if (tensor.shape[d] <= 1)
-            tensor.stride[d] = 0;
+        if (view.shape[d] <= 1)
+            view.stride[d] = 0;
     }
-    return tensor;
+    return view;
 }

@@ -32,6 +32,10 @@ heed_status heed_check_size(heed_message *message, const char *name, const heed_
 heed_status heed_check_repeated_size(heed_message *message, const char *name, const heed_tensor *tensor, int dimension,
                                      int64_t expected, const char *as);
 
+/* All four sizes, which are those of `like`. */
+heed_status heed_check_same_shape(heed_message *message, const char *name, const heed_tensor *tensor,
+                                  const heed_tensor *like, const char *as);
+
 /* Everything about one tensor but how its sizes relate to others: NULL, dtype, sizes, strides, data. */
 heed_status heed_check_input(heed_message *message, const char *name, const heed_tensor *tensor, heed_dtype dtype);
 
@@ -49,7 +53,7 @@ heed_status heed_check_apart_bytes(heed_message *message, const char *out_name, 
 /* Exactly the same view: an output in place. */
 int heed_is_same_view(const heed_tensor *a, const heed_tensor *b);
 
-/* The view with stride 0 wherever its size is 1, so that one index formula serves all. */
-heed_tensor heed_repeated(heed_tensor tensor);
+/* The view with stride 0 wherever its size is 1, so that one index formula serves all; without data for NULL. */
+heed_tensor heed_repeated(const heed_tensor *tensor);
 
 #endif

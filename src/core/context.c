@@ -1,5 +1,6 @@
 #include "core/context.h"
 
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -28,6 +29,15 @@ heed_status heed_call_end(heed_context *context, heed_status status)
 {
     atomic_flag_clear_explicit(&context->busy, memory_order_release);
     return status;
+}
+
+heed_status heed_check_scratch(heed_context *context, int64_t bytes)
+{
+    if (bytes <= context->scratch_bytes)
+        return HEED_OK;
+    return heed_complain(&context->message, HEED_ERROR_SCRATCH,
+                         "scratch: %" PRId64 " bytes per worker needed, the context has %" PRId64, bytes,
+                         context->scratch_bytes);
 }
 
 void heed_report_start(heed_context *context, const char *path, int64_t bytes)

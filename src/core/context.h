@@ -31,6 +31,9 @@ heed_status heed_call_begin(heed_context *context);
 /* Gives it back and returns the status. */
 heed_status heed_call_end(heed_context *context, heed_status status);
 
+/* Whether each worker's scratch holds `bytes` bytes: OK, or SCRATCH with the message. */
+heed_status heed_check_scratch(heed_context *context, int64_t bytes);
+
 /* The scratch of one worker. */
 char *heed_scratch_slice(const heed_context *context, int worker);
 

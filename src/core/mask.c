@@ -77,16 +77,13 @@ heed_status heed_mask_check_apart(heed_message *message, const char *out_name, c
     return heed_check_apart(message, out_name, out, "mask.visible", mask->visible);
 }
 
-static int64_t at_most(int64_t x, int64_t limit) { return x < limit ? x : limit; }
-
 heed_mask_plan heed_mask_resolve(const heed_mask *mask, const heed_tensor *q, const heed_tensor *k)
 {
     static const heed_mask none = HEED_MASK_INIT;
     heed_mask_plan plan = {.n_queries = q->shape[2], .n_keys = k->shape[2], .mask = mask ? *mask : none};
-    plan.left = at_most(plan.mask.window_left, MAX_WINDOW);
-    plan.right = plan.mask.causal ? 0 : at_most(plan.mask.window_right, MAX_WINDOW);
-    if (plan.mask.visible)
-        plan.visible = heed_repeated(*plan.mask.visible);
+    plan.left = heed_smaller(plan.mask.window_left, MAX_WINDOW);
+    plan.right = plan.mask.causal ? 0 : heed_smaller(plan.mask.window_right, MAX_WINDOW);
+    plan.visible = heed_repeated(plan.mask.visible);
     return plan;
 }
 

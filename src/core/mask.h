@@ -3,6 +3,7 @@
 #define HEED_CORE_MASK_H
 
 #include "core/message.h"
+#include "core/sizes.h"
 #include "heed.h"
 
 typedef struct heed_mask_plan {
@@ -16,6 +17,28 @@ typedef struct heed_mask_plan {
 typedef struct heed_key_range {
     int64_t begin, end;
 } heed_key_range;
+
+static inline int heed_range_is_empty(heed_key_range range) { return range.begin >= range.end; }
+
+/* What lies in both. */
+static inline heed_key_range heed_range_common(heed_key_range a, heed_key_range b)
+{
+    return (heed_key_range){heed_larger(a.begin, b.begin), heed_smaller(a.end, b.end)};
+}
+
+/* The shortest range that holds both; an empty one counts for nothing. */
+static inline heed_key_range heed_range_cover(heed_key_range a, heed_key_range b)
+{
+    if (heed_range_is_empty(a) || heed_range_is_empty(b))
+        return heed_range_is_empty(a) ? b : a;
+    return (heed_key_range){heed_smaller(a.begin, b.begin), heed_larger(a.end, b.end)};
+}
+
+/* The block behind `block`: up to the next multiple of `size`, counted from key 0, or to `end`. */
+static inline heed_key_range heed_next_block(heed_key_range block, int64_t end, int64_t size)
+{
+    return (heed_key_range){block.end, heed_smaller(end, (block.end / size + 1) * size)};
+}
 
 /* Checks `mask` (NULL: everybody sees everybody) against q (B, Hq, Nq, .) and k (B, ., Nk, .). */
 heed_status heed_mask_check(heed_message *message, const heed_mask *mask, const heed_tensor *q, const heed_tensor *k);

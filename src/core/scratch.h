@@ -22,6 +22,9 @@
 
 enum { HEED_SCRATCH_ALIGNMENT = 64 };
 
+/* Beyond so many channels a worker's bytes might not fit in int64; no context has that much. */
+#define HEED_MAX_SCRATCH_CHANNELS ((int64_t)1 << 48)
+
 typedef struct heed_arena {
     char *memory; /* aligned, or NULL to count only */
     int64_t bytes;

@@ -18,6 +18,7 @@
 
 #include "core/parallel.h"
 #include "core/scratch.h"
+#include "core/sizes.h"
 #include "core/tensor.h"
 #include "core/tuning.h"
 #include "mechanisms/hide.h"
@@ -36,7 +37,7 @@ typedef struct aft_scratch {
     float *state;                      /* [AFT_STATE_ROWS][D] */
     float *w;                          /* [HEED_FOLD_KEYS] */
     float *row;                        /* [D] */
-    float *reference, *factor;         /* [D], and [2 D] */
+    float *reference, *factor;         /* [D] */
     float *weighed;                    /* panels of rows [HEED_BLOCK_KEYS][WEIGHED_ROW]: exp(k - r) v, exp(k - r) */
     float *scores;                     /* a tile [HEED_BLOCK_KEYS] */
     float *bias_rows;                  /* [HEED_MAX_TILE_LANES][HEED_BLOCK_KEYS] */
@@ -55,17 +56,13 @@ typedef struct aft_job {
 typedef struct aft_tile {
     int64_t b, h;
     int n_rows, n_vectors;
+    int64_t first;       /* the query of row 0 */
     heed_key_range keys; /* what any row sees */
-    int64_t query[HEED_MAX_TILE_LANES];
     heed_key_range sees[HEED_MAX_TILE_LANES];
     int finished[HEED_MAX_TILE_LANES];
     float m[HEED_MAX_TILE_LANES], l[HEED_MAX_TILE_LANES], rescale[HEED_MAX_TILE_LANES];
     float *sums;
 } aft_tile;
-
-static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
-static int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /* ---- scratch ---- */
 
@@ -73,7 +70,7 @@ static int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
  * hold apart, so that columns do not share cache sets. */
 enum { WEIGHED_ROW = 2 * HEED_AFT_PANEL + 16 };
 
-static int64_t weighed_floats(int64_t d) { return divide_up(d, HEED_AFT_PANEL) * HEED_BLOCK_KEYS * WEIGHED_ROW; }
+static int64_t weighed_floats(int64_t d) { return heed_divide_up(d, HEED_AFT_PANEL) * HEED_BLOCK_KEYS * WEIGHED_ROW; }
 
 static float *take(heed_arena *arena, int64_t n_floats)
 {
@@ -87,7 +84,7 @@ static int64_t carve(aft_scratch *s, char *memory, int64_t d)
     s->w = take(&arena, HEED_FOLD_KEYS);
     s->row = take(&arena, d);
     s->reference = take(&arena, d);
-    s->factor = take(&arena, 2 * d);
+    s->factor = take(&arena, d);
     s->weighed = take(&arena, weighed_floats(d));
     s->scores = take(&arena, (int64_t)HEED_BLOCK_KEYS * HEED_MAX_TILE_LANES);
     s->bias_rows = take(&arena, (int64_t)HEED_BLOCK_KEYS * HEED_MAX_TILE_LANES);
@@ -99,7 +96,14 @@ static int64_t carve(aft_scratch *s, char *memory, int64_t d)
 int64_t heed_aft_worker_bytes(int64_t d)
 {
     aft_scratch s;
-    return carve(&s, NULL, d);
+    return d > HEED_MAX_SCRATCH_CHANNELS ? INT64_MAX : carve(&s, NULL, d);
+}
+
+static aft_scratch slice_of(const aft_job *job, int worker)
+{
+    aft_scratch s;
+    carve(&s, heed_scratch_slice(job->context, worker), job->plan->q.shape[3]);
+    return s;
 }
 
 /* ---- the bias ---- */
@@ -232,8 +236,7 @@ static void attend_row(const aft_job *job, const aft_lane *x, int64_t i, float *
     heed_key_range sees = heed_visible_range(&job->plan->mask, x->b, i), keys = {sees.begin, sees.begin};
     reset(x);
     while (keys.end < sees.end) {
-        keys.begin = keys.end;
-        keys.end = smaller(sees.end, (keys.begin / HEED_FOLD_KEYS + 1) * HEED_FOLD_KEYS);
+        keys = heed_next_block(keys, sees.end, HEED_FOLD_KEYS);
         fill_bias(job->plan, x->b, x->h, i, keys, w);
         add_keys(job, x, keys, w);
     }
@@ -244,18 +247,14 @@ static void attend_row(const aft_job *job, const aft_lane *x, int64_t i, float *
 static void fill_tile(const aft_job *job, int64_t b, int64_t h, int64_t first, float *sums, aft_tile *t)
 {
     const aft_plan *p = job->plan;
-    *t = (aft_tile){.b = b, .h = h, .sums = sums, .keys = {INT64_MAX, 0}};
-    t->n_rows = (int)smaller(job->kernels->tile_lanes, p->q.shape[2] - first);
-    t->n_vectors = (int)divide_up(t->n_rows, job->kernels->vector_lanes);
+    *t = (aft_tile){.b = b, .h = h, .first = first, .sums = sums};
+    t->n_rows = (int)heed_smaller(job->kernels->tile_lanes, p->q.shape[2] - first);
+    t->n_vectors = (int)heed_divide_up(t->n_rows, job->kernels->vector_lanes);
     for (int r = 0; r < HEED_MAX_TILE_LANES; r++)
         t->m[r] = -INFINITY;
     for (int r = 0; r < t->n_rows; r++) {
-        t->query[r] = first + r;
         t->sees[r] = heed_visible_range(&p->mask, b, first + r);
-        if (t->sees[r].begin < t->sees[r].end) {
-            t->keys.begin = smaller(t->keys.begin, t->sees[r].begin);
-            t->keys.end = t->sees[r].end > t->keys.end ? t->sees[r].end : t->keys.end;
-        }
+        t->keys = heed_range_cover(t->keys, t->sees[r]);
     }
     memset(sums, 0, (size_t)(2 * p->q.shape[3] * job->kernels->tile_lanes) * sizeof *sums);
 }
@@ -270,12 +269,12 @@ static void bias_block(const aft_job *job, const aft_tile *t, heed_key_range blo
     memset(s->scores, 0, (size_t)(n_keys * kernels->tile_lanes) * sizeof *s->scores);
     if (p->form == AFT_FULL && p->w.data) {
         for (int r = 0; r < t->n_rows; r++)
-            rows[r] = heed_row(&p->w, t->b, t->h, t->query[r]) + block.begin;
+            rows[r] = heed_row(&p->w, t->b, t->h, t->first + r) + block.begin;
         kernels->bias_tile(s->scores, rows, t->n_rows, n_keys);
     } else if (p->form == AFT_LOCAL || p->query_factors.data) {
         for (int r = 0; r < t->n_rows; r++) {
             rows[r] = s->bias_rows + r * HEED_BLOCK_KEYS;
-            fill_bias(p, t->b, t->h, t->query[r], block, s->bias_rows + r * HEED_BLOCK_KEYS);
+            fill_bias(p, t->b, t->h, t->first + r, block, s->bias_rows + r * HEED_BLOCK_KEYS);
         }
         kernels->bias_tile(s->scores, rows, t->n_rows, n_keys);
     }
@@ -287,7 +286,7 @@ static int64_t numerator_row(int64_t c) { return c + c / HEED_AFT_PANEL * HEED_A
 
 static int64_t denominator_row(int64_t c, int64_t d)
 {
-    return numerator_row(c) + smaller(HEED_AFT_PANEL, d - c / HEED_AFT_PANEL * HEED_AFT_PANEL);
+    return numerator_row(c) + heed_smaller(HEED_AFT_PANEL, d - c / HEED_AFT_PANEL * HEED_AFT_PANEL);
 }
 
 static float sum_of(const aft_job *job, const aft_tile *t, int64_t row, int lane)
@@ -303,7 +302,7 @@ static void recompute_row(aft_job *job, const aft_tile *t, int r, int spoiled, c
     const aft_plan *p = job->plan;
     int64_t d = p->q.shape[3];
     aft_lane x = {t->b, t->h, 0, d, s->state};
-    attend_row(job, &x, t->query[r], s->w);
+    attend_row(job, &x, t->first + r, s->w);
     job->kernels->aft_row(s->factor, s->state, d); /* not in use between two moves of the reference */
     for (int64_t c = 0; c < d; c++) {
         if (sum_of(job, t, denominator_row(c, d), r) >= SMALLEST_PROOF && !(spoiled && !isfinite(s->factor[c])))
@@ -318,9 +317,9 @@ static void recompute_row(aft_job *job, const aft_tile *t, int r, int spoiled, c
 static void finish_row(aft_job *job, aft_tile *t, int r, int spoiled, const aft_scratch *s)
 {
     const aft_plan *p = job->plan;
-    int64_t d = p->q.shape[3], i = t->query[r];
+    int64_t d = p->q.shape[3], i = t->first + r;
     float *out = heed_row(&p->out, t->b, t->h, i), *lse = s->row;
-    int proven = 1, sees = t->sees[r].begin < t->sees[r].end;
+    int proven = 1, sees = !heed_range_is_empty(t->sees[r]);
     t->finished[r] = 1;
     for (int64_t c = 0; c < d; c++) {
         float den = sum_of(job, t, denominator_row(c, d), r);
@@ -359,13 +358,18 @@ static void move_reference(aft_job *job, aft_tile *tiles, int n_tiles, int64_t j
     int64_t d = p->q.shape[3], lanes = job->kernels->tile_lanes;
     job->kernels->aft_move(s->reference, s->factor, heed_row(&p->k, tiles->b, tiles->h, j), d);
     for (int64_t c = 0; c < d; c += HEED_AFT_PANEL) {
-        int64_t n = smaller(HEED_AFT_PANEL, d - c);
+        int64_t n = heed_smaller(HEED_AFT_PANEL, d - c);
         for (int i = 0; i < n_tiles; i++) {
             float *sums = tiles[i].sums + numerator_row(c) * lanes;
             job->kernels->scale_tile(sums, s->factor + c, n, tiles[i].n_vectors);
             job->kernels->scale_tile(sums + n * lanes, s->factor + c, n, tiles[i].n_vectors);
         }
     }
+}
+
+static float *panel_of(const aft_scratch *s, int64_t c)
+{
+    return s->weighed + c / HEED_AFT_PANEL * HEED_BLOCK_KEYS * WEIGHED_ROW;
 }
 
 /* The rows [exp(k - r) v, exp(k - r)] of a block; returns whether something was not finite. */
@@ -376,9 +380,9 @@ static int weigh_block(const aft_job *job, const aft_tile *t, heed_key_range blo
     const float *k = heed_row(&p->k, t->b, t->h, block.begin), *v = heed_row(&p->v, t->b, t->h, block.begin);
     int spoiled = 0;
     for (int64_t c = 0; c < d; c += HEED_AFT_PANEL)
-        spoiled |= job->kernels->aft_weigh(s->weighed + c / HEED_AFT_PANEL * HEED_BLOCK_KEYS * WEIGHED_ROW, WEIGHED_ROW,
-                                           s->reference + c, k + c, p->k.stride[2], v + c, p->v.stride[2],
-                                           (int)(block.end - block.begin), smaller(HEED_AFT_PANEL, d - c));
+        spoiled |= job->kernels->aft_weigh(panel_of(s, c), WEIGHED_ROW, s->reference + c, k + c, p->k.stride[2], v + c,
+                                           p->v.stride[2], (int)(block.end - block.begin),
+                                           heed_smaller(HEED_AFT_PANEL, d - c));
     return spoiled;
 }
 
@@ -389,45 +393,45 @@ static int add_block(aft_job *job, aft_tile *tiles, int n_tiles, heed_key_range 
     int64_t d = job->plan->q.shape[3];
     int spoiled = weigh_block(job, tiles, block, s);
     for (aft_tile *t = tiles; t < tiles + n_tiles; t++) {
-        heed_key_range own = {block.begin > t->keys.begin ? block.begin : t->keys.begin,
-                              smaller(block.end, t->keys.end)};
-        if (own.begin >= own.end)
+        heed_key_range own = heed_range_common(t->keys, block);
+        if (heed_range_is_empty(own))
             continue;
         int n_keys = (int)(own.end - own.begin);
         bias_block(job, t, own, s);
         kernels->softmax_tile(s->scores, t->m, t->l, t->rescale, n_keys, t->n_vectors);
         for (int64_t c = 0; c < d; c += HEED_AFT_PANEL) {
-            const float *panel = s->weighed + c / HEED_AFT_PANEL * HEED_BLOCK_KEYS * WEIGHED_ROW;
             kernels->values_tile(t->sums + numerator_row(c) * kernels->tile_lanes, s->scores,
-                                 panel + (own.begin - block.begin) * WEIGHED_ROW, WEIGHED_ROW, t->rescale, n_keys,
-                                 2 * smaller(HEED_AFT_PANEL, d - c), t->n_vectors);
+                                 panel_of(s, c) + (own.begin - block.begin) * WEIGHED_ROW, WEIGHED_ROW, t->rescale,
+                                 n_keys, 2 * heed_smaller(HEED_AFT_PANEL, d - c), t->n_vectors);
         }
     }
     return spoiled;
 }
 
+/* How many keys of the block come before one that moves the reference. */
+static int reach(const aft_job *job, const aft_tile *t, heed_key_range block, const aft_scratch *s)
+{
+    const heed_tensor *k = &job->plan->k;
+    return job->kernels->aft_reach(s->reference, heed_row(k, t->b, t->h, block.begin), k->stride[2],
+                                   (int)(block.end - block.begin), k->shape[3]);
+}
+
 static void attend_tiles(aft_job *job, aft_tile *tiles, int n_tiles, const aft_scratch *s)
 {
     const aft_plan *p = job->plan;
-    heed_key_range keys = {INT64_MAX, 0};
+    heed_key_range keys = {0, 0};
     int spoiled = 0;
-    for (int i = 0; i < n_tiles; i++) {
-        keys.begin = smaller(keys.begin, tiles[i].keys.begin);
-        keys.end = tiles[i].keys.end > keys.end ? tiles[i].keys.end : keys.end;
-    }
+    for (int i = 0; i < n_tiles; i++)
+        keys = heed_range_cover(keys, tiles[i].keys);
     for (int64_t c = 0; c < p->q.shape[3]; c++)
         s->reference[c] = -INFINITY;
     for (heed_key_range block = {keys.begin, keys.begin}; block.end < keys.end;) {
-        block.begin = block.end;
-        block.end = smaller(keys.end, (block.begin / HEED_BLOCK_KEYS + 1) * HEED_BLOCK_KEYS);
-        const float *k = heed_row(&p->k, tiles->b, tiles->h, block.begin);
-        int n_keys =
-            job->kernels->aft_reach(s->reference, k, p->k.stride[2], (int)(block.end - block.begin), p->q.shape[3]);
+        block = heed_next_block(block, keys.end, HEED_BLOCK_KEYS);
+        int n_keys = reach(job, tiles, block, s);
         if (n_keys == 0) {
             finish_rows(job, tiles, n_tiles, block.begin, spoiled, s);
             move_reference(job, tiles, n_tiles, block.begin, s);
-            n_keys =
-                job->kernels->aft_reach(s->reference, k, p->k.stride[2], (int)(block.end - block.begin), p->q.shape[3]);
+            n_keys = reach(job, tiles, block, s);
         }
         block.end = block.begin + n_keys;
         spoiled |= add_block(job, tiles, n_tiles, block, s);
@@ -442,8 +446,7 @@ static void run_tiles(void *argument, int64_t index, int worker)
 {
     aft_job *job = argument;
     const aft_plan *p = job->plan;
-    aft_scratch s;
-    carve(&s, heed_scratch_slice(job->context, worker), p->q.shape[3]);
+    aft_scratch s = slice_of(job, worker);
     aft_tile tiles[HEED_AFT_GROUP_TILES];
     int64_t head = index / job->parts, lanes = job->kernels->tile_lanes, b = head / p->q.shape[1];
     int n_tiles = 0;
@@ -461,11 +464,10 @@ static void run_rows(void *argument, int64_t index, int worker)
 {
     aft_job *job = argument;
     const aft_plan *p = job->plan;
-    aft_scratch s;
-    carve(&s, heed_scratch_slice(job->context, worker), p->q.shape[3]);
+    aft_scratch s = slice_of(job, worker);
     int64_t head = index / job->parts, first = index % job->parts * HEED_AFT_ROWS;
     aft_lane x = {head / p->q.shape[1], head % p->q.shape[1], 0, p->q.shape[3], s.state};
-    for (int64_t i = first; i < smaller(first + HEED_AFT_ROWS, p->q.shape[2]); i++) {
+    for (int64_t i = first; i < heed_smaller(first + HEED_AFT_ROWS, p->q.shape[2]); i++) {
         attend_row(job, &x, i, s.w);
         store_row(job, &x, i);
     }
@@ -476,11 +478,10 @@ static void run_scan(void *argument, int64_t index, int worker)
 {
     aft_job *job = argument;
     const aft_plan *p = job->plan;
-    aft_scratch s;
-    carve(&s, heed_scratch_slice(job->context, worker), p->q.shape[3]);
+    aft_scratch s = slice_of(job, worker);
     int64_t head = index / job->parts, first = index % job->parts * HEED_AFT_CHANNELS;
-    aft_lane x = {head / p->q.shape[1], head % p->q.shape[1], first, smaller(HEED_AFT_CHANNELS, p->q.shape[3] - first),
-                  s.state};
+    aft_lane x = {head / p->q.shape[1], head % p->q.shape[1], first,
+                  heed_smaller(HEED_AFT_CHANNELS, p->q.shape[3] - first), s.state};
     heed_key_range keys = {0, 0};
     for (int64_t j = 0; j < HEED_FOLD_KEYS; j++)
         s.w[j] = 0.0f;
@@ -490,8 +491,7 @@ static void run_scan(void *argument, int64_t index, int worker)
         if (i == heed_query_length(&p->mask, x.b))
             reset(&x); /* nobody from here on sees a key */
         while (keys.end < end) {
-            keys.begin = keys.end;
-            keys.end = smaller(end, (keys.begin / HEED_FOLD_KEYS + 1) * HEED_FOLD_KEYS);
+            keys = heed_next_block(keys, end, HEED_FOLD_KEYS);
             add_keys(job, &x, keys, s.w);
         }
         store_row(job, &x, i);
@@ -516,15 +516,15 @@ void heed_aft_run(heed_context *context, const aft_plan *p)
     double flops;
     if (p->form == AFT_SIMPLE && sees_first_keys(p)) {
         path = "aft-scan", task = run_scan;
-        job.parts = divide_up(d, HEED_AFT_CHANNELS);
+        job.parts = heed_divide_up(d, HEED_AFT_CHANNELS);
         flops = EXP_FLOPS * (double)d * (double)(n_heads * (n_queries + p->k.shape[2]));
     } else if (p->form == AFT_CONV || n_queries < HEED_AFT_TILE_ROWS || !sees_first_keys(p)) {
         path = "aft-rows", task = run_rows;
-        job.parts = divide_up(n_queries, HEED_AFT_ROWS);
+        job.parts = heed_divide_up(n_queries, HEED_AFT_ROWS);
         flops = EXP_FLOPS * (double)d * pairs;
     } else {
         path = "aft-tiles", task = run_tiles;
-        job.parts = divide_up(n_queries, HEED_AFT_GROUP_TILES * job.kernels->tile_lanes);
+        job.parts = heed_divide_up(n_queries, HEED_AFT_GROUP_TILES * job.kernels->tile_lanes);
         flops = 4.0 * (double)d * pairs;
     }
     int64_t n_tasks = n_heads * job.parts;

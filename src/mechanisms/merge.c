@@ -1,6 +1,7 @@
 #include "mechanisms/merge.h"
 
 #include "core/parallel.h"
+#include "core/sizes.h"
 #include "core/tensor.h"
 #include "core/tuning.h"
 
@@ -80,7 +81,7 @@ static void merge_task(void *argument, int64_t index, int worker)
     const merge_job *job = argument;
     const heed_tensor *out = &job->plan->out;
     (void)worker;
-    int64_t end = (index + 1) * HEED_MERGE_ROWS < job->n_rows ? (index + 1) * HEED_MERGE_ROWS : job->n_rows;
+    int64_t end = heed_smaller((index + 1) * HEED_MERGE_ROWS, job->n_rows);
     for (int64_t row = index * HEED_MERGE_ROWS; row < end; row++) {
         int64_t n = row % out->shape[2], head = row / out->shape[2];
         merge_row_of_channels(job, head / out->shape[1], head % out->shape[1], n);
@@ -90,7 +91,7 @@ static void merge_task(void *argument, int64_t index, int worker)
 void heed_merge_run(heed_context *context, const merge_plan *plan)
 {
     merge_job job = {plan, context->kernels, plan->out.shape[0] * plan->out.shape[1] * plan->out.shape[2]};
-    int64_t n_tasks = (job.n_rows + HEED_MERGE_ROWS - 1) / HEED_MERGE_ROWS;
+    int64_t n_tasks = heed_divide_up(job.n_rows, HEED_MERGE_ROWS);
     double flops = 3.0 * (double)job.n_rows * (double)plan->out.shape[3];
     heed_report_start(context, "merge", 0);
     heed_parallel_for(context, n_tasks, heed_count_workers(context, n_tasks, flops), merge_task, &job);

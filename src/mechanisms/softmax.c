@@ -11,9 +11,9 @@
  * ranges whose results are merged, so that there is work for all threads. */
 #include "mechanisms/softmax.h"
 
-#include "core/arguments.h"
 #include "core/parallel.h"
 #include "core/scratch.h"
+#include "core/sizes.h"
 #include "core/tensor.h"
 #include "core/tuning.h"
 #include "mechanisms/hide.h"
@@ -65,16 +65,10 @@ typedef struct query_tile {
     float m[HEED_MAX_TILE_LANES], l[HEED_MAX_TILE_LANES], rescale[HEED_MAX_TILE_LANES];
 } query_tile;
 
-static int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
-static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-
 /* ---- scratch ---- */
 
 /* Floats from one copied row of V to the next: a line more than it has, so that columns do not share cache sets. */
-static int64_t copied_row(int64_t dv) { return (dv + 15) / 16 * 16 + 16; }
+static int64_t copied_row(int64_t dv) { return heed_divide_up(dv, 16) * 16 + 16; }
 
 static int64_t carve(softmax_scratch *w, char *memory, int64_t d, int64_t dv)
 {
@@ -94,7 +88,7 @@ static int64_t carve(softmax_scratch *w, char *memory, int64_t d, int64_t dv)
 int64_t heed_softmax_worker_bytes(int64_t d, int64_t dv)
 {
     softmax_scratch w;
-    if (larger(d, dv) > HEED_MAX_EXTENT >> 12)
+    if (heed_larger(d, dv) > HEED_MAX_SCRATCH_CHANNELS)
         return INT64_MAX;
     return carve(&w, NULL, d, dv);
 }
@@ -131,18 +125,18 @@ static int64_t range_of(int64_t key)
 
 static row_cut cut_rows(const softmax_plan *p, int tile_lanes, int n_threads)
 {
-    int64_t n_queries = p->q.shape[2], group = p->q.shape[1] / larger(p->k.shape[1], 1);
+    int64_t n_queries = p->q.shape[2], group = p->q.shape[1] / heed_larger(p->k.shape[1], 1);
     row_cut cut = {.few_rows = n_queries < tile_lanes, .max_ranges = 1};
     cut.heads_per_unit = cut.few_rows ? group : 1;
-    cut.n_units = p->q.shape[1] / larger(cut.heads_per_unit, 1);
+    cut.n_units = p->q.shape[1] / heed_larger(cut.heads_per_unit, 1);
     cut.rows_per_unit = cut.heads_per_unit * n_queries;
-    cut.tiles_per_unit = divide_up(cut.rows_per_unit, tile_lanes);
+    cut.tiles_per_unit = heed_divide_up(cut.rows_per_unit, tile_lanes);
     cut.n_items = p->q.shape[0] * cut.n_units * cut.tiles_per_unit;
     if (cut.few_rows && p->k.shape[2] > 0)
         cut.max_ranges = range_of(p->k.shape[2] - 1) + 1;
     int64_t fair = cut.n_items / (HEED_ITEMS_PER_THREAD * n_threads);
-    cut.tiles_per_group = larger(1, smaller(fair, HEED_GROUP_TILES));
-    cut.groups_per_unit = divide_up(cut.tiles_per_unit, cut.tiles_per_group);
+    cut.tiles_per_group = heed_larger(1, heed_smaller(fair, HEED_GROUP_TILES));
+    cut.groups_per_unit = heed_divide_up(cut.tiles_per_unit, cut.tiles_per_group);
     cut.n_groups = p->q.shape[0] * cut.n_units * cut.groups_per_unit;
     return cut;
 }
@@ -161,27 +155,22 @@ static void fill_tile(const softmax_job *job, int64_t item, const softmax_scratc
     t->outputs = w->outputs[place];
     t->b = unit / cut->n_units;
     t->kv_head = first_head / (p->q.shape[1] / p->k.shape[1]);
-    t->n_rows = (int)smaller(lanes, cut->rows_per_unit - first);
-    t->n_vectors = (int)divide_up(t->n_rows, job->kernels->vector_lanes);
+    t->n_rows = (int)heed_smaller(lanes, cut->rows_per_unit - first);
+    t->n_vectors = (int)heed_divide_up(t->n_rows, job->kernels->vector_lanes);
     t->by_rows = cut->few_rows && t->n_rows <= HEED_MAX_PLAIN_ROWS;
-    t->keys = (heed_key_range){INT64_MAX, 0};
+    t->keys = (heed_key_range){0, 0};
     for (int r = 0; r < t->n_rows; r++) {
         t->head[r] = first_head + (first + r) / p->q.shape[2];
         t->query[r] = (first + r) % p->q.shape[2];
         t->sees[r] = heed_visible_range(&p->mask, t->b, t->query[r]);
-        if (t->sees[r].begin < t->sees[r].end) {
-            t->keys.begin = smaller(t->keys.begin, t->sees[r].begin);
-            t->keys.end = larger(t->keys.end, t->sees[r].end);
-        }
+        t->keys = heed_range_cover(t->keys, t->sees[r]);
     }
-    if (t->keys.begin >= t->keys.end)
-        t->keys = (heed_key_range){0, 0};
 }
 
 /* Few query rows: ranges that hold the tile's keys: at least one, so that rows without keys are written too. */
 static int64_t count_ranges(const query_tile *t)
 {
-    if (t->keys.begin >= t->keys.end)
+    if (heed_range_is_empty(t->keys))
         return 1;
     return range_of(t->keys.end - 1) - range_of(t->keys.begin) + 1;
 }
@@ -190,8 +179,7 @@ static int64_t count_ranges(const query_tile *t)
 static void take_range(query_tile *t, int64_t range)
 {
     int64_t i = range_of(t->keys.begin) + range;
-    t->keys.begin = larger(t->keys.begin, range_start(i));
-    t->keys.end = smaller(t->keys.end, range_start(i + 1));
+    t->keys = heed_range_common(t->keys, (heed_key_range){range_start(i), range_start(i + 1)});
     t->with_sinks = range == 0;
 }
 
@@ -302,14 +290,14 @@ typedef struct value_rows {
 
 /* A product walks down the rows once for every few channels. Where each row lies in a page of its own, nearly every
  * load would miss the TLB, so that several tiles are better served by a copy. */
-static value_rows gather_values(const softmax_job *job, const query_tile *tiles, int n_tiles, heed_key_range block,
-                                float *copy)
+static value_rows gather_values(const softmax_job *job, const query_tile *tiles, int n_tiles, heed_key_range block)
 {
     const heed_tensor *v = &job->plan->v;
     value_rows rows = {heed_row(v, tiles->b, tiles->kv_head, block.begin), block.begin, v->stride[2]};
     if (n_tiles < 2 || rows.stride < HEED_FAR_ROWS)
         return rows;
     int64_t dv = v->shape[3], stride = copied_row(dv);
+    float *copy = tiles->values;
     for (int64_t j = 0; j < block.end - block.begin; j++)
         memcpy(copy + j * stride, rows.first + j * rows.stride, (size_t)dv * sizeof *copy);
     return (value_rows){copy, block.begin, stride};
@@ -332,35 +320,27 @@ static void add_values(const softmax_job *job, const query_tile *t, heed_key_ran
     }
 }
 
-/* The part of a tile's keys that lies in a block. */
-static heed_key_range keys_of_block(const query_tile *t, heed_key_range block)
-{
-    return (heed_key_range){larger(t->keys.begin, block.begin), smaller(t->keys.end, block.end)};
-}
-
 /* o = sum_j exp(s_j - m) v_j over each tile's keys, l = sum_j exp(s_j - m). Blocks end at fixed keys, as ranges do. */
 static void attend(const softmax_job *job, query_tile *tiles, int n_tiles, int careful)
 {
     const heed_kernels *kernels = job->kernels;
-    heed_key_range keys = {INT64_MAX, 0};
+    heed_key_range keys = {0, 0};
     for (int i = 0; i < n_tiles; i++) {
         reset_rows(job, &tiles[i]);
-        if (tiles[i].keys.begin < tiles[i].keys.end)
-            keys = (heed_key_range){smaller(keys.begin, tiles[i].keys.begin), larger(keys.end, tiles[i].keys.end)};
+        keys = heed_range_cover(keys, tiles[i].keys);
     }
     for (heed_key_range block = {keys.begin, keys.begin}; block.end < keys.end;) {
-        block.begin = block.end;
-        block.end = smaller(keys.end, (block.begin / HEED_BLOCK_KEYS + 1) * HEED_BLOCK_KEYS);
+        block = heed_next_block(block, keys.end, HEED_BLOCK_KEYS);
         value_rows values = {0};
         for (query_tile *t = tiles; t < tiles + n_tiles; t++) {
-            heed_key_range own = keys_of_block(t, block);
-            if (own.begin >= own.end || nobody_sees(job, t, own))
+            heed_key_range own = heed_range_common(t->keys, block);
+            if (heed_range_is_empty(own) || nobody_sees(job, t, own))
                 continue;
             score_block(job, t, own);
             (careful ? kernels->softmax_careful_tile : kernels->softmax_tile)(t->scores, t->m, t->l, t->rescale,
                                                                               (int)(own.end - own.begin), t->n_vectors);
             if (!values.first)
-                values = gather_values(job, tiles, n_tiles, block, tiles->values);
+                values = gather_values(job, tiles, n_tiles, block);
             add_values(job, t, own, values, careful);
         }
     }
@@ -439,7 +419,7 @@ static void run_group(void *argument, int64_t group, int worker)
     float *rows[HEED_MAX_TILE_LANES];
     log_sum lse[HEED_MAX_TILE_LANES];
     int64_t unit = group / cut->groups_per_unit, first = group % cut->groups_per_unit * cut->tiles_per_group;
-    int n_tiles = (int)smaller(cut->tiles_per_group, cut->tiles_per_unit - first);
+    int n_tiles = (int)heed_smaller(cut->tiles_per_group, cut->tiles_per_unit - first);
     for (int i = 0; i < n_tiles; i++) {
         fill_tile(job, unit * cut->tiles_per_unit + first + i, &w, i, &tiles[i]);
         tiles[i].with_sinks = 1;
@@ -485,7 +465,7 @@ typedef struct partial_slot {
 static partial_slot slot_of(const softmax_job *job, int64_t slot)
 {
     softmax_scratch w = slice_of(job, (int)(slot % job->n_slices));
-    int64_t at = slot / job->n_slices * smaller(job->cut.rows_per_unit, job->kernels->tile_lanes);
+    int64_t at = slot / job->n_slices * heed_smaller(job->cut.rows_per_unit, job->kernels->tile_lanes);
     return (partial_slot){w.partial_rows + at * job->plan->v.shape[3], w.partial_lse + at};
 }
 
@@ -534,11 +514,11 @@ static void collect_range(const softmax_job *job, int64_t index, log_sum *lse)
 static void run_waves(softmax_job *job, int n_workers)
 {
     log_sum lse[HEED_MAX_TILE_LANES] = {{-INFINITY, 0.0}};
-    int64_t slots_per_slice = HEED_PARTIAL_ROWS / smaller(job->cut.rows_per_unit, job->kernels->tile_lanes);
+    int64_t slots_per_slice = HEED_PARTIAL_ROWS / heed_smaller(job->cut.rows_per_unit, job->kernels->tile_lanes);
     int64_t n_ranges = job->cut.n_items * job->cut.max_ranges;
     job->n_slices = n_workers;
     for (job->wave_begin = 0; job->wave_begin < n_ranges; job->wave_begin += slots_per_slice * n_workers) {
-        int64_t n_tasks = smaller(slots_per_slice * n_workers, n_ranges - job->wave_begin);
+        int64_t n_tasks = heed_smaller(slots_per_slice * n_workers, n_ranges - job->wave_begin);
         heed_parallel_for(job->context, n_tasks, n_workers, run_range, job);
         for (int64_t index = 0; index < n_tasks; index++)
             collect_range(job, index, lse);

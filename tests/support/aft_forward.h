@@ -1,0 +1,25 @@
+/* The four forms of AFT as one call. */
+#ifndef HEED_TEST_AFT_FORWARD_H
+#define HEED_TEST_AFT_FORWARD_H
+
+#include "oracle/oracle.h"
+
+/* filter: conv only. */
+static inline heed_status aft_forward(oracle_aft_form form, heed_context *context, const heed_tensor *q,
+                                      const heed_tensor *k, const heed_tensor *v, const heed_tensor *filter,
+                                      const heed_aft_options *options, const heed_tensor *out, const heed_tensor *lse)
+{
+    switch (form) {
+    case ORACLE_AFT_FULL:
+        return heed_aft_full_forward(context, q, k, v, options, out, lse);
+    case ORACLE_AFT_LOCAL:
+        return heed_aft_local_forward(context, q, k, v, options, out, lse);
+    case ORACLE_AFT_CONV:
+        return heed_aft_conv_forward(context, q, k, v, filter, options, out, lse);
+    case ORACLE_AFT_SIMPLE:
+    default:
+        return heed_aft_simple_forward(context, q, k, v, options, out, lse);
+    }
+}
+
+#endif
