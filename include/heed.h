@@ -214,7 +214,7 @@ typedef struct heed_report {
     size_t struct_size;           /**< sizeof(heed_report) */
     heed_isa isa;                 /**< the instruction set that ran; never AUTO */
     const char *path;             /**< the path taken: "softmax-tiles", "softmax-ranges" (few query rows, keys cut into
-                                       ranges), "aft-rows" (each row over its keys), "aft-tiles"
+                                       ranges), "aft-rows" (each row over its keys), "aft-blocks"
                                        (matrix products), "aft-scan" (one pass for all
                                        rows), "aft-gate", "merge", or "none" before the first call; a constant
                                        string */

@@ -1,5 +1,5 @@
-/* aft_keys, aft_fold, aft_row: the Attention-Free Transformer over keys one by one, lanes over channels; aft_reach,
- * aft_move, aft_weigh, scale_tile: over blocks of keys, as a product of exp(w) and exp(k) v; gate_array.
+/* aft_keys, aft_fold, aft_row: the Attention-Free Transformer over keys one by one, lanes over channels; aft_move,
+ * aft_weigh, aft_ratio: over blocks of keys, as a product of exp(w) and exp(k) v; gate_array.
  *
  * The reference of a channel is a key already seen, not the maximum: it moves only when a key stands more than e^8 above
  * it, so that nearly every key costs one exponential and no rescale, and no later key has a say in an earlier result.
@@ -8,6 +8,8 @@
 #include "kernels/exp.h"
 
 #define MOVE_ABOVE 8.0f
+
+enum { WEIGH_AHEAD = 16 };
 
 HEED_INLINE void aft_channels(float *restrict state, const float *restrict k, int64_t k_stride, const float *restrict v,
                               int64_t v_stride, const float *restrict w, int n_keys, int64_t n_channels, int width,
@@ -70,33 +72,10 @@ void HEED_FN(aft_fold)(float *state, int64_t n_channels)
     }
 }
 
-void HEED_FN(aft_row)(float *restrict out, const float *restrict state, int64_t n_channels)
-{
-    for (int64_t c = 0; c < n_channels; c += VF_LANES) {
-        int width = lanes_left(n_channels - c);
-        const float *row = state + c;
-        vf num = vf_add(vf_load_n(row + AFT_NUM * n_channels, width), vf_load_n(row + AFT_NEW_NUM * n_channels, width));
-        vf den = vf_add(vf_load_n(row + AFT_DEN * n_channels, width), vf_load_n(row + AFT_NEW_DEN * n_channels, width));
-        vf_store_n(out + c, vf_select(vf_eq(den, vf_zero()), vf_zero(), vf_div(num, den)), width);
-    }
-}
-
 HEED_INLINE vm stands_above(vf key, vf ref)
 {
     vf infinite = vf_set1(__builtin_inff());
     return vf_lt(vf_set1(MOVE_ABOVE), vf_select(vf_lt(key, infinite), vf_sub(key, ref), vf_zero()));
-}
-
-int HEED_FN(aft_reach)(const float *ref, const float *k, int64_t k_stride, int n_keys, int64_t n_channels)
-{
-    for (int j = 0; j < n_keys; j++) {
-        for (int64_t c = 0; c < n_channels; c += VF_LANES) {
-            int width = lanes_left(n_channels - c);
-            if (vm_any(stands_above(vf_load_n(k + j * k_stride + c, width), vf_load_n(ref + c, width))))
-                return j;
-        }
-    }
-    return n_keys;
 }
 
 void HEED_FN(aft_move)(float *restrict ref, float *restrict factor, const float *k, int64_t n_channels)
@@ -118,44 +97,84 @@ HEED_INLINE vf finite_or_zero(vf x, vf *spoiled)
     return vf_select(vf_eq(zero, vf_zero()), x, vf_zero());
 }
 
-int HEED_FN(aft_weigh)(float *restrict e, int64_t stride, const float *ref, const float *k, int64_t k_stride,
-                       const float *v, int64_t v_stride, int n_keys, int64_t n_channels)
+int HEED_FN(aft_weigh)(float *restrict e, int64_t panel_stride, const float *ref, const float *k, int64_t k_stride,
+                       const float *v, int64_t v_stride, int n_keys, int64_t n_channels, int *spoiled)
 {
-    vf low = vf_set1(-__builtin_inff()), spoiled = vf_zero();
+    vf low = vf_set1(-__builtin_inff()), infinite = vf_set1(__builtin_inff());
     for (int j = 0; j < n_keys; j++) {
+        vf highest = vf_zero(), unclean = vf_zero();
         for (int64_t c = 0; c < n_channels; c += VF_LANES) {
+            int64_t in_panel = c % AFT_PANEL, panel_width = n_channels - (c - in_panel);
+            panel_width = panel_width < AFT_PANEL ? panel_width : AFT_PANEL;
             int width = lanes_left(n_channels - c);
-            vf key = vf_load_n(k + j * k_stride + c, width);
+            float *row = e + c / AFT_PANEL * panel_stride + j * 2 * AFT_PANEL + in_panel;
+            prefetch(k + c, j + WEIGH_AHEAD, k_stride);
+            prefetch(v + c, j + WEIGH_AHEAD, v_stride);
+            vf key = vf_load_n(k + j * k_stride + c, width), above = vf_sub(key, vf_load_n(ref + c, width));
+            highest = vf_max(vf_select(vf_lt(key, infinite), above, vf_zero()), highest);
             vm hidden = vf_eq(key, low);
-            vf weight = vf_select(hidden, vf_zero(), exp_vector(vf_sub(key, vf_load_n(ref + c, width))));
+            vf weight = vf_select(hidden, vf_zero(), exp_vector(above));
             vf value = vf_select(hidden, vf_zero(), vf_load_n(v + j * v_stride + c, width));
-            vf_store_n(e + j * stride + c, finite_or_zero(vf_mul(weight, value), &spoiled), width);
-            vf_store_n(e + j * stride + n_channels + c, finite_or_zero(weight, &spoiled), width);
+            vf_store_n(row, finite_or_zero(vf_mul(weight, value), &unclean), width);
+            vf_store_n(row + panel_width, finite_or_zero(weight, &unclean), width);
         }
+        if (vm_any(vf_lt(vf_set1(MOVE_ABOVE), highest)))
+            return j;
+        *spoiled |= vm_any(vf_unordered(unclean, unclean));
     }
-    return vm_any(vf_unordered(spoiled, spoiled));
-}
-
-void HEED_FN(scale_tile)(float *restrict o, const float *factor, int64_t n_rows, int n_vectors)
-{
-    for (int64_t r = 0; r < n_rows; r++) {
-        if (factor[r] == 1.0f)
-            continue;
-        for (int lane = 0; lane < n_vectors * VF_LANES; lane += VF_LANES) {
-            float *row = o + r * TILE_LANES + lane;
-            vf_store(row, vf_mul(vf_load(row), vf_set1(factor[r])));
-        }
-    }
+    return n_keys;
 }
 
 /* e^-|q| never overflows: 1 / (1 + e) for q >= 0, e / (1 + e) below. */
+HEED_INLINE vf sigmoid(vf q)
+{
+    vf one = vf_set1(1.0f), e = exp_vector(vf_sub(vf_zero(), vf_abs(q))), sum = vf_add(one, e);
+    return vf_divide(vf_select(vf_lt(q, vf_zero()), e, one), sum, vf_reciprocal(sum));
+}
+
+HEED_INLINE void store_gated(float *out, const float *q, vf x, int width)
+{
+    vf_store_n(out, q ? vf_mul(sigmoid(vf_load_n(q, width)), x) : x, width);
+}
+
 void HEED_FN(gate_array)(float *out, const float *q, const float *x, int64_t n)
 {
-    vf one = vf_set1(1.0f);
     for (int64_t i = 0; i < n; i += VF_LANES) {
         int width = lanes_left(n - i);
-        vf y = vf_load_n(q + i, width), e = exp_vector(vf_sub(vf_zero(), vf_abs(y)));
-        vf open = vf_div(vf_select(vf_lt(y, vf_zero()), e, one), vf_add(one, e));
-        vf_store_n(out + i, vf_mul(open, vf_load_n(x + i, width)), width);
+        store_gated(out + i, q + i, vf_load_n(x + i, width), width);
     }
+}
+
+void HEED_FN(aft_row)(float *restrict out, const float *restrict q, const float *restrict state, int64_t n_channels)
+{
+    vf zero = vf_zero();
+    for (int64_t c = 0; c < n_channels; c += VF_LANES) {
+        int width = lanes_left(n_channels - c);
+        const float *row = state + c;
+        vf num = vf_add(vf_load_n(row + AFT_NUM * n_channels, width), vf_load_n(row + AFT_NEW_NUM * n_channels, width));
+        vf den = vf_add(vf_load_n(row + AFT_DEN * n_channels, width), vf_load_n(row + AFT_NEW_DEN * n_channels, width));
+        vm none = vf_eq(den, zero);
+        den = vf_select(none, vf_set1(1.0f), den);
+        vf ratio = vf_divide(num, den, vf_reciprocal(den));
+        if (q)
+            ratio = vf_mul(sigmoid(vf_load_n(q + c, width)), ratio);
+        vf_store_n(out + c, vf_select(none, zero, ratio), width);
+    }
+}
+
+int HEED_FN(aft_ratio)(float *restrict out, const float *restrict q, const float *restrict num,
+                       const float *restrict den, int64_t n)
+{
+    float ones[VF_LANES];
+    vf one = vf_set1(1.0f), smallest = vf_set1(AFT_SMALLEST_PROOF), doubt = vf_zero();
+    vf_store(ones, one);
+    for (int64_t i = 0; i < n; i += VF_LANES) {
+        int width = lanes_left(n - i);
+        /* 1 where there is no channel */
+        vf below = vf_add(vf_load_n(den + i, width), vf_sub(one, vf_load_n(ones, width)));
+        vf ratio = vf_divide(vf_load_n(num + i, width), below, vf_reciprocal(below));
+        store_gated(out + i, q ? q + i : q, ratio, width);
+        doubt = vf_add(doubt, vf_select(vf_lt(below, smallest), one, vf_sub(ratio, ratio)));
+    }
+    return vm_any(vf_lt(vf_zero(), doubt)) || vm_any(vf_unordered(doubt, doubt));
 }

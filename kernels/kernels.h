@@ -14,8 +14,12 @@
 enum {
     HEED_TILE_VECTORS = 3,    /* vectors in the widest tile: 8 keys x 3 vectors fill the registers */
     HEED_MAX_TILE_LANES = 48, /* lanes of the widest tile on any ISA (AVX-512: 3 x 16) */
-    HEED_BLOCK_KEYS = 128     /* keys in a block of scores: 128 x 48 floats stay in L1 */
+    AFT_PANEL = 32,           /* channels whose num and den lie together: one row of both fills the widest tile, */
+    HEED_BLOCK_KEYS = 128     /* and a block of them, 32 KiB, stays in L1; keys in a block of scores: 128 x 48 floats stay in L1 */
 };
+
+/* Terms that underflow in a sum of N products are below N 2^-126 together: nothing beside a sum like this. */
+#define AFT_SMALLEST_PROOF 1e-26f
 
 /* The rows of a state of aft_keys. */
 enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STATE_ROWS };
@@ -40,6 +44,8 @@ enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STA
  *                    l       = l rescale + sum_j s[j], the sum in the order of j from zero
  *                    m       = M
  *                NaN scores are passed over in M and give NaN weights; s = +inf gives NaN.
+ * softmax_row    the same for one row of n_keys scores into p, which may be s, without l; asks for as many scores at
+ *                `ahead`, any address
  * softmax_careful_tile  the same bits, but s[j] = -1 marks a score of -inf (it adds nothing to l)
  *
  * values_tile    o[c][r] = o[c][r] rescale[r] + sum_j p[j][r] v[j * v_stride + c], the sum in the order of j from zero
@@ -60,14 +66,19 @@ enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STA
  *                w[j] = -inf passes over the key, k_jc = -inf over its channel, whatever v holds. NaN stays NaN, and
  *                +inf gives NaN. Starts from reference (-inf, 0) and sums of 0.
  * aft_fold       num, den += those of the keys since the last fold, which start again from 0
- * aft_row        out[c] = all of num / all of den, 0 where den is 0
- * aft_reach      how many of the keys j < n_keys come before the first that stands more than e^8 above the reference in
- *                a channel: k[j * k_stride + c] - ref[c] > 8, the key finite
- * aft_move       where that holds for the key k: factor[c] = e^(ref[c] - k[c]), ref[c] = k[c]; elsewhere factor[c] = 1
- * aft_weigh      e[j * stride + n_channels + c] = e^(k[j * k_stride + c] - ref[c]),
- *                e[j * stride + c] = that times v[j * v_stride + c], j < n_keys; what is not finite is stored as 0 (a key
- *                of -inf: both are 0, whatever v holds). Returns non-zero when something was not finite.
- * scale_tile     o[r][lane] *= factor[r], r < n_rows, all lanes of n_vectors
+ * aft_row        out[c] = gate all of num / all of den, 0 where den is 0; gate = sigmoid(q[c]), 1 where q is NULL
+ * aft_move       where k[c] is finite and more than 8 above ref[c]: factor[c] = e^(ref[c] - k[c]), ref[c] = k[c]; elsewhere
+ *                factor[c] = 1
+ * aft_weigh      the rows [e^(k - ref) v, e^(k - ref)] of keys j < n_keys, up to the first that aft_move would take as
+ *                reference; returns how many. Channel c stands in panel c / AFT_PANEL; panels are panel_stride apart,
+ *                their rows 2 AFT_PANEL, and a row holds the e^(k - ref) v of the panel's channels, then its
+ *                e^(k - ref). What is not finite is stored as 0, and *spoiled is set (a key of -inf: both are 0,
+ *                whatever v holds).
+ * aft_ratio      out[c] = gate num[c] / den[c], gate as above. Returns non-zero when a den lies below AFT_SMALLEST_PROOF
+ *                or a num / den is not finite: those results prove nothing
+ * mix_rows       o[t * o_stride + c] = that rescale[t] + sum_j p[t * p_stride + j] e[j * e_stride + c], t < n_rows,
+ *                j < n_keys, c < n_channels; the sum in the order of j from zero
+ * scale_rows     o[t * o_stride + c] *= factor[c], t < n_rows, c < n_channels
  * gate_array     out[i] = x[i] / (1 + e^-q[i]), sigmoid to 3 ulp, 0 where it is below 2^-126, any q; out may be x
  * blend_rows     out[i] = a[i] weight_a + b[i] weight_b; out may be a or b */
 #define HEED_KERNEL_LIST(X)                                                                                            \
@@ -84,6 +95,7 @@ enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STA
     X(void, visible_tile, (float *restrict s, const uint8_t *const *visible, int n_rows, int n_keys))                  \
     X(void, softmax_tile,                                                                                              \
       (float *restrict s, float *restrict m, float *restrict l, float *restrict rescale, int n_keys, int n_vectors))   \
+    X(void, softmax_row, (float *p, const float *s, const float *ahead, int n_keys, float *m, float *rescale))         \
     X(void, softmax_careful_tile,                                                                                      \
       (float *restrict s, float *restrict m, float *restrict l, float *restrict rescale, int n_keys, int n_vectors))   \
     X(void, values_tile,                                                                                               \
@@ -109,13 +121,20 @@ enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STA
       (float *restrict state, const float *restrict k, int64_t k_stride, const float *restrict v, int64_t v_stride,    \
        const float *restrict w, int n_keys, int64_t n_channels, int scalar_keys))                                      \
     X(void, aft_fold, (float *state, int64_t n_channels))                                                              \
-    X(void, aft_row, (float *restrict out, const float *restrict state, int64_t n_channels))                           \
-    X(int, aft_reach, (const float *ref, const float *k, int64_t k_stride, int n_keys, int64_t n_channels))            \
+    X(void, aft_row,                                                                                                   \
+      (float *restrict out, const float *restrict q, const float *restrict state, int64_t n_channels))                 \
+    X(int, aft_ratio,                                                                                                  \
+      (float *restrict out, const float *restrict q, const float *restrict num, const float *restrict den,             \
+       int64_t n_channels))                                                                                            \
     X(void, aft_move, (float *restrict ref, float *restrict factor, const float *k, int64_t n_channels))               \
     X(int, aft_weigh,                                                                                                  \
-      (float *restrict e, int64_t stride, const float *ref, const float *k, int64_t k_stride, const float *v,          \
-       int64_t v_stride, int n_keys, int64_t n_channels))                                                              \
-    X(void, scale_tile, (float *restrict o, const float *factor, int64_t n_rows, int n_vectors))                       \
+      (float *restrict e, int64_t panel_stride, const float *ref, const float *k, int64_t k_stride, const float *v,    \
+       int64_t v_stride, int n_keys, int64_t n_channels, int *spoiled))                                                \
+    X(void, mix_rows,                                                                                                  \
+      (float *restrict o, int64_t o_stride, const float *restrict rescale, const float *restrict p, int64_t p_stride,  \
+       const float *restrict e, int64_t e_stride, int n_keys, int n_rows, int64_t n_channels))                         \
+    X(void, scale_rows,                                                                                                \
+      (float *restrict o, int64_t o_stride, const float *restrict factor, int n_rows, int64_t n_channels))             \
     X(void, gate_array, (float *out, const float *q, const float *x, int64_t n))                                       \
     X(void, blend_rows, (float *out, const float *a, float weight_a, const float *b, float weight_b, int64_t n))
 

@@ -1,4 +1,5 @@
-/* softmax_tile, softmax_careful_tile: one step of online softmax over a block of keys, each lane by itself.
+/* softmax_tile, softmax_careful_tile, softmax_row: one step of online softmax over a block of keys, each lane by itself,
+ * or each row.
  * (Milakov and Gimelshein 2018, algorithm 3; FlashAttention, algorithm 1, lines 10 to 13.) */
 #include "kernels/exp.h"
 
@@ -70,4 +71,33 @@ void HEED_FN(softmax_careful_tile)(float *restrict s, float *restrict m, float *
 {
     for (int lane = 0; lane < n_vectors * VF_LANES; lane += VF_LANES)
         softmax_micro_careful(s + lane, m + lane, l + lane, rescale + lane, n_keys);
+}
+
+/* The same for one row whose keys lie side by side, in the lanes. */
+void HEED_FN(softmax_row)(float *p, const float *s, const float *ahead, int n_keys, float *m, float *rescale)
+{
+    const vf low = vf_set1(-__builtin_inff());
+    vf largest[4] = {vf_set1(*m), low, low, low};
+    int j = 0;
+    for (; j + 4 * VF_LANES <= n_keys; j += 4 * VF_LANES) {
+        for (int i = 0; i < 4 * VF_LANES; i += LINE_FLOATS)
+            prefetch(ahead + j + i, 0, 0);
+        HEED_UNROLL
+        for (int i = 0; i < 4; i++)
+            largest[i] = vf_max(vf_load(s + j + i * VF_LANES), largest[i]);
+    }
+    for (; j + VF_LANES <= n_keys; j += VF_LANES)
+        largest[0] = vf_max(vf_load(s + j), largest[0]);
+    float maximum = vf_largest(vf_max(vf_max(largest[0], largest[1]), vf_max(largest[2], largest[3])));
+    for (; j < n_keys; j++)
+        maximum = s[j] > maximum ? s[j] : maximum;
+    vf against = vf_set1(maximum == -__builtin_inff() ? 0.0f : maximum);
+    float factor[VF_LANES];
+    vf_store(factor, weight_of(vf_set1(*m), against));
+    *rescale = *factor;
+    *m = maximum;
+    for (j = 0; j < n_keys; j += VF_LANES) {
+        int width = lanes_left(n_keys - j);
+        vf_store_n(p + j, weight_of(vf_load_n(s + j, width), against), width);
+    }
 }

@@ -5,6 +5,7 @@
  *
  * VF_LANES                floats in a vector
  * TILE_KEYS, TILE_CHANNELS  rows of the register tiles: with HEED_TILE_VECTORS vectors each they fill the registers
+ * MIX_ROWS, MIX_VECTORS   rows and vectors of the register tile whose lanes are channels
  * ROW_VECTORS             vectors of a row of channels: two sums of so many fit the registers beside a row of values
  *
  * vf                      a vector of floats            vm                  one truth value per lane
@@ -15,7 +16,8 @@
  * vf_load_bool_n(p, n)    1.0 where byte p[lane] is not 0, 0.0 where it is; lanes n and up 0.0
  * vf_add, vf_sub, vf_mul, vf_div      lane by lane
  * vf_fma(a, b, c)         a b + c, rounded once where the ISA has it (scalar: twice)
- * vf_divide(x, y, 1 / y)  x / y to 1 ulp, exact where x = y or y = 1; 1 <= y <= 2^64 or y is NaN
+ * vf_reciprocal(y)        1 / y to 1 ulp for normal y and 1 / y
+ * vf_divide(x, y, 1 / y)  x / y to 1 ulp, exact where x = y or y = 1, for normal y and 1 / y or y NaN
  * vf_max(a, b)            a > b ? a : b: where either is NaN, b
  * vf_min(a, b)            a < b ? a : b: likewise
  * vf_abs(x)               sign cleared, NaN stays NaN
@@ -27,6 +29,7 @@
  * vf_eq, vf_lt, vf_unordered          comparisons; NaN compares false except in vf_unordered(a, b): either is NaN
  * vf_select(m, a, b)      a where m, else b
  * vf_sum(x)               the sum of the lanes, added pairwise
+ * vf_largest(x)           the largest of the lanes, none of them NaN
  * vm_any(m)               is any lane true
  * vf_transpose(x)         x[VF_LANES] as the rows of a square matrix, transposed in place
  * vf_keep(x)              x; keeps the compiler from folding its load into several instructions */

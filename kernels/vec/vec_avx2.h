@@ -9,6 +9,8 @@
 #define TILE_KEYS 4
 #define TILE_CHANNELS 4
 #define ROW_VECTORS 4
+#define MIX_ROWS 6
+#define MIX_VECTORS 2
 
 typedef __m256 vf;
 typedef __m256 vm;
@@ -42,6 +44,8 @@ static inline vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
 static inline vf vf_div(vf a, vf b) { return _mm256_div_ps(a, b); }
 static inline vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 
+static inline vf vf_reciprocal(vf x) { return _mm256_div_ps(_mm256_set1_ps(1.0f), x); }
+
 /* One correction makes the quotient as good as a division, which takes 10 times as long as each of these. */
 static inline vf vf_divide(vf x, vf y, vf inverse)
 {
@@ -67,6 +71,13 @@ static inline vm vf_eq(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
 static inline vm vf_lt(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
 static inline vm vf_unordered(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_UNORD_Q); }
 static inline vf vf_select(vm m, vf a, vf b) { return _mm256_blendv_ps(b, a, m); }
+
+static inline float vf_largest(vf x)
+{
+    __m128 half = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
+}
 
 static inline float vf_sum(vf x)
 {

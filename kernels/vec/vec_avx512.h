@@ -9,6 +9,8 @@
 #define TILE_KEYS 8
 #define TILE_CHANNELS 8
 #define ROW_VECTORS 8
+#define MIX_ROWS 6
+#define MIX_VECTORS 4
 
 typedef __m512 vf;
 typedef __mmask16 vm;
@@ -32,6 +34,13 @@ static inline vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
 static inline vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 static inline vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
 static inline vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+
+/* The estimate holds 14 bits, one Newton step doubles them: a division takes 4 times as long. */
+static inline vf vf_reciprocal(vf x)
+{
+    vf y = _mm512_rcp14_ps(x);
+    return _mm512_fmadd_ps(_mm512_fnmadd_ps(x, y, _mm512_set1_ps(1.0f)), y, y);
+}
 
 /* One correction makes the quotient as good as a division, which takes 20 times as long as each of these. */
 static inline vf vf_divide(vf x, vf y, vf inverse)
@@ -64,6 +73,7 @@ static inline vm vf_eq(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ)
 static inline vm vf_lt(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 static inline vm vf_unordered(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q); }
 static inline vf vf_select(vm m, vf a, vf b) { return _mm512_mask_blend_ps(m, b, a); }
+static inline float vf_largest(vf x) { return _mm512_reduce_max_ps(x); }
 static inline float vf_sum(vf x) { return _mm512_reduce_add_ps(x); }
 static inline int vm_any(vm m) { return m != 0; }
 

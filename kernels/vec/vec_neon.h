@@ -9,6 +9,8 @@
 #define TILE_KEYS 6 /* 8 spill under GCC 12 */
 #define TILE_CHANNELS 6
 #define ROW_VECTORS 8
+#define MIX_ROWS 6
+#define MIX_VECTORS 4
 
 typedef float32x4_t vf;
 typedef uint32x4_t vm;
@@ -58,6 +60,8 @@ static inline vf vf_mul(vf a, vf b) { return vmulq_f32(a, b); }
 static inline vf vf_div(vf a, vf b) { return vdivq_f32(a, b); }
 static inline vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
 
+static inline vf vf_reciprocal(vf x) { return vdivq_f32(vdupq_n_f32(1.0f), x); }
+
 /* One correction makes the quotient as good as a division, which takes several times as long as each of these. */
 static inline vf vf_divide(vf x, vf y, vf inverse)
 {
@@ -85,6 +89,7 @@ static inline vm vf_eq(vf a, vf b) { return vceqq_f32(a, b); }
 static inline vm vf_lt(vf a, vf b) { return vcltq_f32(a, b); }
 static inline vm vf_unordered(vf a, vf b) { return vmvnq_u32(vandq_u32(vceqq_f32(a, a), vceqq_f32(b, b))); }
 static inline vf vf_select(vm m, vf a, vf b) { return vbslq_f32(m, a, b); }
+static inline float vf_largest(vf x) { return vmaxvq_f32(x); }
 static inline float vf_sum(vf x) { return vaddvq_f32(x); }
 static inline int vm_any(vm m) { return vmaxvq_u32(m) != 0; }
 

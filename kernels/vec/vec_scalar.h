@@ -8,6 +8,8 @@
 #define TILE_KEYS 4
 #define TILE_CHANNELS 4
 #define ROW_VECTORS 4
+#define MIX_ROWS 6
+#define MIX_VECTORS 4
 
 typedef float vf;
 typedef int vm;
@@ -30,6 +32,7 @@ static inline vf vf_div(vf a, vf b) { return a / b; }
 static inline vf vf_fma(vf a, vf b, vf c) { return a * b + c; }
 
 /* Without a fused multiply-add there is no exact remainder to correct with. */
+static inline vf vf_reciprocal(vf x) { return 1.0f / x; }
 static inline vf vf_divide(vf x, vf y, vf inverse)
 {
     (void)inverse;
@@ -66,6 +69,7 @@ static inline vm vf_eq(vf a, vf b) { return a == b; }
 static inline vm vf_lt(vf a, vf b) { return a < b; }
 static inline vm vf_unordered(vf a, vf b) { return a != a || b != b; }
 static inline vf vf_select(vm m, vf a, vf b) { return m ? a : b; }
+static inline float vf_largest(vf x) { return x; }
 static inline float vf_sum(vf x) { return x; }
 static inline int vm_any(vm m) { return m; }
 HEED_INLINE void vf_transpose(vf x[VF_LANES]) { (void)x; }

@@ -180,9 +180,8 @@ static heed_status check_apart(heed_message *message, const aft_arguments *a, co
     return heed_mask_check_apart(message, name, out, o->mask, a->q->shape[0]);
 }
 
-static heed_status check(heed_context *context, const aft_arguments *a)
+static heed_status check(heed_message *message, const aft_arguments *a)
 {
-    heed_message *message = &context->message;
     HEED_CHECK(check_options(message, a->options, a->form));
     HEED_CHECK(heed_check_input(message, "q", a->q, HEED_FLOAT32));
     HEED_CHECK(heed_check_input(message, "k", a->k, HEED_FLOAT32));
@@ -200,7 +199,7 @@ static heed_status check(heed_context *context, const aft_arguments *a)
         HEED_CHECK(check_apart(message, a, "lse", a->lse));
         HEED_CHECK(heed_check_apart(message, "lse", a->lse, "out", a->out));
     }
-    return heed_check_scratch(context, heed_aft_worker_bytes(a->q->shape[3]));
+    return HEED_OK;
 }
 
 /* ---- calls ---- */
@@ -225,10 +224,12 @@ static aft_plan plan(const aft_arguments *a)
 static heed_status forward(heed_context *context, const aft_arguments *a)
 {
     HEED_CHECK(heed_call_begin(context));
-    heed_status status = check(context, a);
+    heed_status status = check(&context->message, a);
     if (status == HEED_OK) {
         aft_plan p = plan(a);
-        heed_aft_run(context, &p);
+        status = heed_check_scratch(context, heed_aft_worker_bytes(&p));
+        if (status == HEED_OK)
+            heed_aft_run(context, &p);
     }
     return heed_call_end(context, status);
 }

@@ -53,6 +53,11 @@ static inline void *heed_arena_take(heed_arena *arena, int64_t bytes)
     return part;
 }
 
+static inline float *heed_arena_take_floats(heed_arena *arena, int64_t n)
+{
+    return heed_arena_take(arena, n * (int64_t)sizeof(float));
+}
+
 /* All of it again open, before it is given back. */
 static inline void heed_arena_open(void *memory, size_t bytes)
 {

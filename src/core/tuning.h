@@ -39,11 +39,26 @@ enum {
      * more than the late ones of its own fold. 64 leave 2.3e-6 of max|v| where one key stands e^17 above 16383 others. */
     HEED_FOLD_KEYS = 64,
 
-    /* AFT: fewer query rows than this go row by row: a block of keys is prepared for the whole tile, which costs an
-     * exponential for each of its channels. Tiles that share a prepared block. */
-    HEED_AFT_TILE_ROWS = 4,
-    HEED_AFT_GROUP_TILES = 4,
-    HEED_AFT_PANEL = 64,
+    /* AFT: fewer query rows than this go key by key: a block of keys costs an exponential for each of its channels,
+     * whatever the number of rows. */
+    HEED_AFT_FEW_ROWS = 4,
+
+    /* AFT: rows that take a block of keys through while it is in cache, and share its exponentials: with 384 these are
+     * 3 % of the work, with 192 they would be 6 %. From so many rows on they are cut for two threads at least. */
+    HEED_AFT_GROUP_ROWS = 384,
+    HEED_AFT_SHARED_ROWS = 192,
+
+    /* AFT: rows mixed together (MIX_ROWS of kernels/vec). */
+    HEED_AFT_TILE_ROWS = 6,
+
+    /* AFT: the bias of so many rows further on is asked for: rows lie too far apart for the processor to guess. */
+    HEED_AFT_ROWS_AHEAD = 8,
+
+    /* AFT: channels of one task: the sums of a group of rows, 1.5 MiB, stay in L2. */
+    HEED_AFT_SLICE = 512,
+
+    /* AFT: factors of a bias that are added up in one go; longer sums are made of such ones. */
+    HEED_AFT_FACTORS = 16,
 
     /* AFT: rows of queries, and channels of a scan, in one task. */
     HEED_AFT_ROWS = 16,

@@ -1,0 +1,106 @@
+/* mix_rows: rows of weights times rows of values, O = O rescale + P E, with channels in the lanes: what one row of
+ * weights mixes is one row of output, and nothing is ever transposed. MIX_ROWS x MIX_VECTORS accumulators fill the
+ * registers; each vector of E is loaded once for all rows, each weight once for all vectors. scale_rows. */
+#include "kernels/kernel.h"
+
+HEED_INLINE vf load_lanes(const float *x, const int n_vectors, int width)
+{
+    return n_vectors > 1 ? vf_load(x) : vf_load_n(x, width);
+}
+
+/* n_rows and n_vectors are literals at every call, or the accumulators would live in memory; a vector alone has
+ * `width` lanes. Each block is summed from zero before it joins O, as in values_tile. */
+HEED_INLINE void mix_block(float *restrict o, int64_t o_stride, const float *restrict rescale, const float *restrict p,
+                           int64_t p_stride, const float *restrict e, int64_t e_stride, int n_keys, const int n_rows,
+                           const int n_vectors, int width)
+{
+    vf sum[MIX_ROWS][MIX_VECTORS];
+    HEED_UNROLL
+    for (int t = 0; t < n_rows; t++) {
+        HEED_UNROLL
+        for (int v = 0; v < n_vectors; v++)
+            sum[t][v] = vf_zero();
+    }
+    for (int64_t j = 0; j < n_keys; j++) {
+        vf lanes[MIX_VECTORS];
+        HEED_UNROLL
+        for (int v = 0; v < n_vectors; v++)
+            lanes[v] = vf_keep(load_lanes(e + j * e_stride + v * VF_LANES, n_vectors, width));
+        HEED_UNROLL
+        for (int t = 0; t < n_rows; t++) {
+            vf weight = vf_keep(vf_set1(p[t * p_stride + j]));
+            HEED_UNROLL
+            for (int v = 0; v < n_vectors; v++)
+                sum[t][v] = vf_fma(weight, lanes[v], sum[t][v]);
+        }
+    }
+    HEED_UNROLL
+    for (int t = 0; t < n_rows; t++) {
+        vf factor = vf_set1(rescale[t]);
+        HEED_UNROLL
+        for (int v = 0; v < n_vectors; v++) {
+            float *row = o + t * o_stride + v * VF_LANES;
+            vf joined = vf_fma(load_lanes(row, n_vectors, width), factor, sum[t][v]);
+            if (n_vectors > 1)
+                vf_store(row, joined);
+            else
+                vf_store_n(row, joined, width);
+        }
+    }
+}
+
+/* Function by function: with others beside it a block would not keep its registers. */
+#define MIX_MICRO(suffix, n_rows, n_vectors)                                                                           \
+    static HEED_NOINLINE void mix_micro_##suffix(float *restrict o, int64_t o_stride, const float *restrict rescale,   \
+                                                 const float *restrict p, int64_t p_stride, const float *restrict e,   \
+                                                 int64_t e_stride, int n_keys, int width)                              \
+    {                                                                                                                  \
+        mix_block(o, o_stride, rescale, p, p_stride, e, e_stride, n_keys, n_rows, n_vectors, width);                   \
+    }
+
+typedef void mix_micro(float *restrict o, int64_t o_stride, const float *restrict rescale, const float *restrict p,
+                       int64_t p_stride, const float *restrict e, int64_t e_stride, int n_keys, int width);
+
+MIX_MICRO(whole, MIX_ROWS, MIX_VECTORS)
+MIX_MICRO(whole_vector, MIX_ROWS, 1)
+MIX_MICRO(half, MIX_ROWS / 2, MIX_VECTORS)
+MIX_MICRO(half_vector, MIX_ROWS / 2, 1)
+MIX_MICRO(single, 1, MIX_VECTORS)
+MIX_MICRO(single_vector, 1, 1)
+
+void HEED_FN(mix_rows)(float *restrict o, int64_t o_stride, const float *restrict rescale, const float *restrict p,
+                       int64_t p_stride, const float *restrict e, int64_t e_stride, int n_keys, int n_rows,
+                       int64_t n_channels)
+{
+    static const int rows[3] = {MIX_ROWS, MIX_ROWS / 2, 1};
+    static mix_micro *const micros[3] = {mix_micro_whole, mix_micro_half, mix_micro_single};
+    static mix_micro *const vector_micros[3] = {mix_micro_whole_vector, mix_micro_half_vector,
+                                                mix_micro_single_vector};
+    const int64_t whole = MIX_VECTORS * VF_LANES;
+    int t = 0;
+    for (int size = 0; size < 3; size++) {
+        for (; t + rows[size] <= n_rows; t += rows[size]) {
+            float *row = o + t * o_stride;
+            const float *weights = p + t * p_stride;
+            int64_t c = 0;
+            for (; c + whole <= n_channels; c += whole)
+                micros[size](row + c, o_stride, rescale + t, weights, p_stride, e + c, e_stride, n_keys, VF_LANES);
+            for (; c < n_channels; c += VF_LANES)
+                vector_micros[size](row + c, o_stride, rescale + t, weights, p_stride, e + c, e_stride, n_keys,
+                                    lanes_left(n_channels - c));
+        }
+    }
+}
+
+void HEED_FN(scale_rows)(float *restrict o, int64_t o_stride, const float *restrict factor, int n_rows,
+                         int64_t n_channels)
+{
+    for (int64_t c = 0; c < n_channels; c += VF_LANES) {
+        int width = lanes_left(n_channels - c);
+        vf scale = vf_load_n(factor + c, width);
+        for (int t = 0; t < n_rows; t++) {
+            float *row = o + t * o_stride + c;
+            vf_store_n(row, vf_mul(vf_load_n(row, width), scale), width);
+        }
+    }
+}

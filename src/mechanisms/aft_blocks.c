@@ -1,0 +1,309 @@
+/* AFT over blocks of keys, as matrix products. With p_ij = exp(w_ij - m_i) both sums of a row are the product of p and
+ * of the rows [exp(k - r) v, exp(k - r)]: an online softmax of w as in softmax attention, with twice the channels, which
+ * stay in the lanes, so that nothing is transposed.
+ *
+ * The reference r of a channel is a key already taken. It moves when another one stands far above; rows that end before
+ * that key are finished first, so that no later key has a say in them. Where a denominator is too small to prove the
+ * result (the mass of a row lies far below r and m), or something was not finite, the row is computed again key by key. */
+#include "core/scratch.h"
+#include "core/sizes.h"
+#include "core/tensor.h"
+#include "core/tuning.h"
+#include "mechanisms/aft_parts.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { PANEL_ROW = 2 * AFT_PANEL };
+
+typedef struct block_scratch {
+    float *reference, *factor; /* [D] */
+    float *weighed;            /* panels of rows [HEED_BLOCK_KEYS][PANEL_ROW]: exp(k - r) v, exp(k - r) */
+    float *sums;               /* panels [HEED_AFT_GROUP_ROWS][PANEL_ROW] */
+    float *p;                  /* [HEED_AFT_GROUP_ROWS][HEED_BLOCK_KEYS] */
+    float *key_factors;        /* tiles of key factors [d'], transposed */
+    float *state, *w;          /* of a row computed again */
+} block_scratch;
+
+/* Rows of one head, a slice of its channels, and what the rows see. */
+typedef struct row_group {
+    aft_lane x;    /* the state: of a row computed again */
+    int64_t first; /* the query of row 0 */
+    int n_rows, spoiled; /* spoiled: some exp(k - r) v was not finite, and 0 stands in its place */
+    heed_key_range keys; /* what any row sees */
+    heed_key_range sees[HEED_AFT_GROUP_ROWS];
+    int finished[HEED_AFT_GROUP_ROWS];
+    float m[HEED_AFT_GROUP_ROWS], rescale[HEED_AFT_GROUP_ROWS];
+} row_group;
+
+/* ---- scratch ---- */
+
+static int64_t panel_floats(int64_t d, int64_t n_rows) { return heed_divide_up(d, AFT_PANEL) * n_rows * PANEL_ROW; }
+
+/* Channels of a task; the last slice of a head may be narrower. */
+static int64_t slice_channels(const aft_plan *p) { return heed_smaller(p->q.shape[3], HEED_AFT_SLICE); }
+
+static int64_t carve(block_scratch *s, char *memory, const aft_plan *p)
+{
+    heed_arena arena = {memory, 0};
+    int64_t d = slice_channels(p), n_factors = p->query_factors.shape[3];
+    s->reference = heed_arena_take_floats(&arena, d);
+    s->factor = heed_arena_take_floats(&arena, d);
+    s->weighed = heed_arena_take_floats(&arena, panel_floats(d, HEED_BLOCK_KEYS));
+    s->sums = heed_arena_take_floats(&arena, panel_floats(d, HEED_AFT_GROUP_ROWS));
+    s->p = heed_arena_take_floats(&arena, (int64_t)HEED_AFT_GROUP_ROWS * HEED_BLOCK_KEYS);
+    s->key_factors = heed_arena_take_floats(&arena, n_factors * (HEED_BLOCK_KEYS + HEED_MAX_TILE_LANES));
+    s->state = heed_arena_take_floats(&arena, AFT_STATE_ROWS * d);
+    s->w = heed_arena_take_floats(&arena, HEED_FOLD_KEYS);
+    return arena.bytes;
+}
+
+int64_t heed_aft_blocks_bytes(const aft_plan *p)
+{
+    block_scratch s;
+    return carve(&s, NULL, p);
+}
+
+static float *panel_of(float *panels, int64_t c, int64_t n_rows)
+{
+    return panels + c / AFT_PANEL * n_rows * PANEL_ROW;
+}
+
+static int64_t panel_width(const row_group *g, int64_t c) { return heed_smaller(AFT_PANEL, g->x.n - c); }
+
+/* ---- a block of keys ---- */
+
+/* w = u v^T of all rows of the group, in p: the rows of u are weights, the transposed ones of v what they mix. */
+static void factored_block(const aft_job *job, const row_group *g, heed_key_range block, const block_scratch *s)
+{
+    const aft_plan *p = job->plan;
+    const heed_kernels *kernels = job->kernels;
+    const heed_tensor *u = &p->query_factors;
+    int64_t n_factors = u->shape[3];
+    float ones[HEED_AFT_GROUP_ROWS];
+    for (int r = 0; r < g->n_rows; r++)
+        ones[r] = 1.0f;
+    memset(s->p, 0, (size_t)g->n_rows * HEED_BLOCK_KEYS * sizeof *s->p);
+    for (int64_t j = block.begin; j < block.end; j += kernels->tile_lanes) {
+        const float *rows[HEED_MAX_TILE_LANES];
+        int n_keys = (int)heed_smaller(kernels->tile_lanes, block.end - j);
+        for (int i = 0; i < n_keys; i++)
+            rows[i] = heed_row(&p->key_factors, g->x.b, g->x.h, j + i);
+        kernels->pack_tile(s->key_factors, rows, n_keys, n_factors, 1.0f);
+        for (int64_t c = 0; c < n_factors; c += HEED_AFT_FACTORS)
+            kernels->mix_rows(s->p + (j - block.begin), HEED_BLOCK_KEYS, ones, heed_row(u, g->x.b, g->x.h, g->first) + c,
+                              u->stride[2], s->key_factors + c * kernels->tile_lanes, kernels->tile_lanes,
+                              (int)heed_smaller(HEED_AFT_FACTORS, n_factors - c), g->n_rows, n_keys);
+    }
+}
+
+/* w of row r; where it is not a row of a matrix it is made, in `made`. */
+static const float *bias_row(const aft_job *job, const row_group *g, int r, heed_key_range block, float *made)
+{
+    const aft_plan *p = job->plan;
+    if (p->form == AFT_FULL && p->w.data)
+        return heed_row(&p->w, g->x.b, g->x.h, g->first + r) + block.begin;
+    if (p->form != AFT_FULL || !p->query_factors.data)
+        heed_aft_bias(p, g->x.b, g->x.h, g->first + r, block, made);
+    return made;
+}
+
+/* p of all rows, and how many of the block's keys each sees. */
+static void weigh_rows(const aft_job *job, row_group *g, heed_key_range block, const block_scratch *s, int *n_seen)
+{
+    if (job->plan->form == AFT_FULL && job->plan->query_factors.data)
+        factored_block(job, g, block, s);
+    for (int r = 0; r < g->n_rows; r++) {
+        heed_key_range own = heed_range_common(g->sees[r], block);
+        float *row = s->p + (int64_t)r * HEED_BLOCK_KEYS;
+        n_seen[r] = heed_range_is_empty(own) ? 0 : (int)(own.end - own.begin);
+        g->rescale[r] = 1.0f;
+        if (n_seen[r] == 0)
+            continue;
+        const float *w = bias_row(job, g, r, own, row), *ahead = w;
+        if (w != row && r + HEED_AFT_ROWS_AHEAD < g->n_rows)
+            ahead = bias_row(job, g, r + HEED_AFT_ROWS_AHEAD, own, row);
+        job->kernels->softmax_row(row, w, ahead, n_seen[r], &g->m[r], &g->rescale[r]);
+    }
+}
+
+/* The rows [exp(k - r) v, exp(k - r)] of the keys up to one that moves the reference; returns how many. */
+static int weigh_keys(const aft_job *job, row_group *g, heed_key_range block, const block_scratch *s)
+{
+    const heed_tensor *k = &job->plan->k, *v = &job->plan->v;
+    return job->kernels->aft_weigh(s->weighed, HEED_BLOCK_KEYS * PANEL_ROW, s->reference,
+                                   heed_row(k, g->x.b, g->x.h, block.begin) + g->x.first, k->stride[2],
+                                   heed_row(v, g->x.b, g->x.h, block.begin) + g->x.first, v->stride[2],
+                                   (int)(block.end - block.begin), g->x.n, &g->spoiled);
+}
+
+/* Rows that are mixed together: their weights reach as far as the longest of them, zeros behind the others. */
+typedef struct row_tile {
+    int first, n_rows, n_keys;
+} row_tile;
+
+static row_tile level_tile(const row_group *g, int first, const int *n_seen, float *p)
+{
+    row_tile t = {first, (int)heed_smaller(HEED_AFT_TILE_ROWS, g->n_rows - first), 0};
+    for (int r = first; r < first + t.n_rows; r++)
+        t.n_keys = n_seen[r] > t.n_keys ? n_seen[r] : t.n_keys;
+    for (int r = first; r < first + t.n_rows; r++)
+        memset(p + (int64_t)r * HEED_BLOCK_KEYS + n_seen[r], 0, (size_t)(t.n_keys - n_seen[r]) * sizeof *p);
+    return t;
+}
+
+/* The keys of a block, which have been weighed. */
+static void add_block(const aft_job *job, row_group *g, heed_key_range block, const block_scratch *s)
+{
+    row_tile tiles[HEED_AFT_GROUP_ROWS / HEED_AFT_TILE_ROWS + 1];
+    int n_seen[HEED_AFT_GROUP_ROWS], n_tiles = 0;
+    weigh_rows(job, g, block, s, n_seen);
+    for (int r = 0; r < g->n_rows; r += HEED_AFT_TILE_ROWS)
+        tiles[n_tiles++] = level_tile(g, r, n_seen, s->p);
+    for (int64_t c = 0; c < g->x.n; c += AFT_PANEL) {
+        const float *weighed = panel_of(s->weighed, c, HEED_BLOCK_KEYS);
+        float *sums = panel_of(s->sums, c, HEED_AFT_GROUP_ROWS);
+        for (const row_tile *t = tiles; t < tiles + n_tiles; t++) {
+            if (t->n_keys > 0)
+                job->kernels->mix_rows(sums + (int64_t)t->first * PANEL_ROW, PANEL_ROW, g->rescale + t->first,
+                                       s->p + (int64_t)t->first * HEED_BLOCK_KEYS, HEED_BLOCK_KEYS, weighed, PANEL_ROW,
+                                       t->n_keys, t->n_rows, 2 * panel_width(g, c));
+        }
+    }
+}
+
+/* ---- the reference ---- */
+
+/* Moves the reference to key j, where that stands far above it, and the sums with it. */
+static void move_reference(const aft_job *job, const row_group *g, int64_t j, const block_scratch *s)
+{
+    const aft_plan *p = job->plan;
+    job->kernels->aft_move(s->reference, s->factor, heed_row(&p->k, g->x.b, g->x.h, j) + g->x.first, g->x.n);
+    for (int64_t c = 0; c < g->x.n; c += AFT_PANEL) {
+        float *sums = panel_of(s->sums, c, HEED_AFT_GROUP_ROWS);
+        int64_t width = panel_width(g, c);
+        job->kernels->scale_rows(sums, PANEL_ROW, s->factor + c, g->n_rows, width);
+        job->kernels->scale_rows(sums + width, PANEL_ROW, s->factor + c, g->n_rows, width);
+    }
+}
+
+/* ---- results ---- */
+
+static const float *sums_of(const block_scratch *s, int r, int64_t c)
+{
+    return panel_of(s->sums, c, HEED_AFT_GROUP_ROWS) + (int64_t)r * PANEL_ROW + c % AFT_PANEL;
+}
+
+static float denominator(const row_group *g, const block_scratch *s, int r, int64_t c)
+{
+    return sums_of(s, r, c)[panel_width(g, c - c % AFT_PANEL)];
+}
+
+/* Row r computed again key by key. Channels are replaced where the sums prove nothing, and where they were spoiled by
+ * something that the row sees; where it does not see it, what they hold is right, and stays bit for bit. */
+static void recompute_row(aft_job *job, const row_group *g, int r, const block_scratch *s, float *out, float *lse)
+{
+    heed_aft_attend_row(job, &g->x, g->first + r, s->w);
+    job->kernels->aft_row(s->factor, heed_aft_query(job->plan, &g->x, g->first + r), s->state, g->x.n);
+    for (int64_t c = 0; c < g->x.n; c++) {
+        int proven = denominator(g, s, r, c) >= AFT_SMALLEST_PROOF && isfinite(out[c]);
+        if (proven && !(g->spoiled && !isfinite(s->factor[c])))
+            continue;
+        out[c] = s->factor[c];
+        if (lse)
+            lse[c] = heed_aft_log_sum(&g->x, c);
+    }
+    atomic_fetch_add_explicit(&job->exact_recomputations, 1, memory_order_relaxed);
+}
+
+/* out and lse of row r. */
+static void finish_row(aft_job *job, row_group *g, int r, const block_scratch *s)
+{
+    const aft_plan *p = job->plan;
+    const aft_lane *x = &g->x;
+    float *out = heed_aft_out(p, x, g->first + r), *lse = heed_aft_lse(p, x, g->first + r);
+    const float *q = heed_aft_query(p, x, g->first + r);
+    int doubtful = g->spoiled;
+    g->finished[r] = 1;
+    if (heed_range_is_empty(g->sees[r])) {
+        heed_aft_reset(x);
+        heed_aft_store_row(job, x, g->first + r);
+        return;
+    }
+    for (int64_t c = 0; c < x->n; c += AFT_PANEL) {
+        const float *num = sums_of(s, r, c), *den = num + panel_width(g, c);
+        doubtful |= job->kernels->aft_ratio(out + c, q ? q + c : q, num, den, panel_width(g, c));
+    }
+    for (int64_t c = 0; c < (lse ? x->n : 0); c++)
+        lse[c] = (float)((double)s->reference[c] + (double)g->m[r] + log((double)denominator(g, s, r, c)));
+    if (doubtful)
+        recompute_row(job, g, r, s, out, lse);
+}
+
+/* Those rows of the group that end at `end` or before. */
+static void finish_rows(aft_job *job, row_group *g, int64_t end, const block_scratch *s)
+{
+    for (int r = 0; r < g->n_rows; r++) {
+        if (!g->finished[r] && g->sees[r].end <= end)
+            finish_row(job, g, r, s);
+    }
+}
+
+/* ---- a group of rows ---- */
+
+/* Groups of one size, and an even number of them, so that two threads do as much. */
+static int64_t count_groups(const aft_plan *p)
+{
+    int64_t n = heed_divide_up(p->q.shape[2], HEED_AFT_GROUP_ROWS);
+    return p->q.shape[2] < HEED_AFT_SHARED_ROWS ? n : n + n % 2;
+}
+
+int64_t heed_aft_blocks_parts(const aft_plan *p)
+{
+    return count_groups(p) * heed_divide_up(p->q.shape[3], HEED_AFT_SLICE);
+}
+
+static int64_t group_first(const aft_plan *p, int64_t part)
+{
+    int64_t n_rows = p->q.shape[2], size = heed_divide_up(n_rows, count_groups(p));
+    size = heed_divide_up(size, HEED_AFT_TILE_ROWS) * HEED_AFT_TILE_ROWS;
+    return heed_smaller(part * size, n_rows);
+}
+
+static void start_group(const aft_job *job, int64_t index, const block_scratch *s, row_group *g)
+{
+    const aft_plan *p = job->plan;
+    int64_t n_slices = heed_divide_up(p->q.shape[3], HEED_AFT_SLICE), part = index % job->parts / n_slices;
+    *g = (row_group){.x = heed_aft_slice(job, index / job->parts, index % n_slices, HEED_AFT_SLICE, s->state)};
+    g->first = group_first(p, part);
+    g->n_rows = (int)(group_first(p, part + 1) - g->first);
+    for (int r = 0; r < g->n_rows; r++) {
+        g->m[r] = -INFINITY;
+        g->sees[r] = heed_visible_range(&p->mask, g->x.b, g->first + r);
+        g->keys = heed_range_cover(g->keys, g->sees[r]);
+    }
+    for (int64_t c = 0; c < g->x.n; c++)
+        s->reference[c] = -INFINITY;
+    memset(s->sums, 0, (size_t)panel_floats(g->x.n, HEED_AFT_GROUP_ROWS) * sizeof *s->sums);
+}
+
+void heed_aft_blocks_task(void *argument, int64_t index, int worker)
+{
+    aft_job *job = argument;
+    block_scratch s;
+    row_group g;
+    carve(&s, heed_scratch_slice(job->context, worker), job->plan);
+    start_group(job, index, &s, &g);
+    for (heed_key_range block = {g.keys.begin, g.keys.begin}; block.end < g.keys.end;) {
+        block = heed_next_block(block, g.keys.end, HEED_BLOCK_KEYS);
+        int n_keys = weigh_keys(job, &g, block, &s);
+        if (n_keys == 0) {
+            finish_rows(job, &g, block.begin, &s);
+            move_reference(job, &g, block.begin, &s);
+            n_keys = weigh_keys(job, &g, block, &s);
+        }
+        block.end = block.begin + n_keys;
+        add_block(job, &g, block, &s);
+    }
+    finish_rows(job, &g, INT64_MAX, &s);
+}

@@ -1,0 +1,61 @@
+/* What the ways of computing AFT share: the job, the bias, and one row over its keys. */
+#ifndef HEED_MECHANISMS_AFT_PARTS_H
+#define HEED_MECHANISMS_AFT_PARTS_H
+
+#include "core/parallel.h"
+#include "mechanisms/aft.h"
+
+typedef struct aft_job {
+    const aft_plan *plan;
+    const heed_kernels *kernels;
+    heed_context *context;
+    int64_t parts; /* tasks of each head */
+    atomic_llong exact_recomputations;
+} aft_job;
+
+/* ---- aft_bias.c ---- */
+
+/* w of query i and keys [begin, end); -inf for a key that the boolean mask hides. */
+void heed_aft_bias(const aft_plan *plan, int64_t b, int64_t h, int64_t i, heed_key_range keys, float *w);
+
+/* ---- aft_rows.c ---- */
+
+/* The channels [first, first + n) of a head, and the state of one query over the keys added so far. */
+typedef struct aft_lane {
+    int64_t b, h, first, n;
+    float *state; /* [AFT_STATE_ROWS][n] */
+} aft_lane;
+
+/* Slice `index` of `channels` channels of head `head`, counted over the batch. */
+aft_lane heed_aft_slice(const aft_job *job, int64_t head, int64_t index, int64_t channels, float *state);
+
+/* The lane's part of row i: out; lse or NULL; q, or NULL where it does not gate. */
+float *heed_aft_out(const aft_plan *plan, const aft_lane *lane, int64_t i);
+float *heed_aft_lse(const aft_plan *plan, const aft_lane *lane, int64_t i);
+const float *heed_aft_query(const aft_plan *plan, const aft_lane *lane, int64_t i);
+
+/* No key added yet. */
+void heed_aft_reset(const aft_lane *lane);
+
+/* Adds the keys that query i sees; w is scratch for HEED_FOLD_KEYS. */
+void heed_aft_attend_row(const aft_job *job, const aft_lane *lane, int64_t i, float *w);
+
+/* The log of channel c's sum of weights, c counted from `first`. */
+float heed_aft_log_sum(const aft_lane *lane, int64_t c);
+
+/* out and lse of query i from the state. A channel that saw no key is 0, whatever its gate. */
+void heed_aft_store_row(const aft_job *job, const aft_lane *lane, int64_t i);
+
+/* Tasks: HEED_AFT_ROWS rows of a head each; HEED_AFT_CHANNELS channels of a head each, one state for all rows. */
+void heed_aft_rows_task(void *job, int64_t index, int worker);
+void heed_aft_scan_task(void *job, int64_t index, int worker);
+int64_t heed_aft_rows_bytes(const aft_plan *plan);
+
+/* ---- aft_blocks.c ---- */
+
+/* Tasks: groups of rows and slices of channels of a head, over blocks of keys. */
+void heed_aft_blocks_task(void *job, int64_t index, int worker);
+int64_t heed_aft_blocks_parts(const aft_plan *plan);
+int64_t heed_aft_blocks_bytes(const aft_plan *plan);
+
+#endif

@@ -1,0 +1,152 @@
+/* AFT key by key, all channels side by side (aft_keys). Long sums are kept in two levels, folded every HEED_FOLD_KEYS
+ * keys, or late small terms would vanish behind one large early sum. There is nothing to guard against: den is at least
+ * e^-8 or so of the largest weight.
+ *
+ * Rows: each row goes over the keys it sees. Scan: where the rows of a head differ in nothing but how far they see, one
+ * state that goes on serves them all. */
+#include "core/scratch.h"
+#include "core/sizes.h"
+#include "core/tensor.h"
+#include "core/tuning.h"
+#include "mechanisms/aft_parts.h"
+
+#include <math.h>
+
+typedef struct row_scratch {
+    float *state; /* [AFT_STATE_ROWS][D] */
+    float *w;     /* [HEED_FOLD_KEYS] */
+} row_scratch;
+
+static int64_t carve(row_scratch *s, char *memory, int64_t d)
+{
+    heed_arena arena = {memory, 0};
+    s->state = heed_arena_take_floats(&arena, AFT_STATE_ROWS * d);
+    s->w = heed_arena_take_floats(&arena, HEED_FOLD_KEYS);
+    return arena.bytes;
+}
+
+int64_t heed_aft_rows_bytes(const aft_plan *p)
+{
+    row_scratch s;
+    return carve(&s, NULL, p->q.shape[3]);
+}
+
+static row_scratch slice_of(const aft_job *job, int worker)
+{
+    row_scratch s;
+    carve(&s, heed_scratch_slice(job->context, worker), job->plan->q.shape[3]);
+    return s;
+}
+
+/* ---- one row ---- */
+
+aft_lane heed_aft_slice(const aft_job *job, int64_t head, int64_t index, int64_t channels, float *state)
+{
+    const int64_t *shape = job->plan->q.shape;
+    int64_t first = index * channels;
+    return (aft_lane){head / shape[1], head % shape[1], first, heed_smaller(channels, shape[3] - first), state};
+}
+
+void heed_aft_reset(const aft_lane *x)
+{
+    for (int64_t i = 0; i < AFT_STATE_ROWS * x->n; i++)
+        x->state[i] = i < x->n ? -INFINITY : 0.0f; /* AFT_REF_K is the first row */
+}
+
+/* Adds the keys, which end at the next multiple of HEED_FOLD_KEYS at the latest. */
+static void add_keys(const aft_job *job, const aft_lane *x, heed_key_range keys, const float *w)
+{
+    const aft_plan *p = job->plan;
+    int scalar_keys = p->form == AFT_CONV;
+    const float *k = heed_row(&p->k, x->b, x->h, keys.begin) + (scalar_keys ? 0 : x->first);
+    const float *v = heed_row(&p->v, x->b, x->h, keys.begin) + x->first;
+    job->kernels->aft_keys(x->state, k, p->k.stride[2], v, p->v.stride[2], w, (int)(keys.end - keys.begin), x->n,
+                           scalar_keys);
+    if (keys.end % HEED_FOLD_KEYS == 0)
+        job->kernels->aft_fold(x->state, x->n);
+}
+
+void heed_aft_attend_row(const aft_job *job, const aft_lane *x, int64_t i, float *w)
+{
+    heed_key_range sees = heed_visible_range(&job->plan->mask, x->b, i), keys = {sees.begin, sees.begin};
+    heed_aft_reset(x);
+    while (keys.end < sees.end) {
+        keys = heed_next_block(keys, sees.end, HEED_FOLD_KEYS);
+        heed_aft_bias(job->plan, x->b, x->h, i, keys, w);
+        add_keys(job, x, keys, w);
+    }
+}
+
+static float denominator(const aft_lane *x, int64_t c)
+{
+    return x->state[AFT_DEN * x->n + c] + x->state[AFT_NEW_DEN * x->n + c];
+}
+
+float heed_aft_log_sum(const aft_lane *x, int64_t c)
+{
+    float den = denominator(x, c);
+    if (den == 0.0f)
+        return -INFINITY;
+    return (float)((double)x->state[AFT_REF_K * x->n + c] + (double)x->state[AFT_REF_W * x->n + c] + log((double)den));
+}
+
+float *heed_aft_out(const aft_plan *p, const aft_lane *x, int64_t i)
+{
+    return heed_row(&p->out, x->b, x->h, i) + x->first;
+}
+
+float *heed_aft_lse(const aft_plan *p, const aft_lane *x, int64_t i)
+{
+    return p->lse.data ? heed_row(&p->lse, x->b, x->h, i) + (p->form == AFT_CONV ? 0 : x->first) : NULL;
+}
+
+const float *heed_aft_query(const aft_plan *p, const aft_lane *x, int64_t i)
+{
+    return p->gate == HEED_GATE_SIGMOID ? heed_row(&p->q, x->b, x->h, i) + x->first : NULL;
+}
+
+void heed_aft_store_row(const aft_job *job, const aft_lane *x, int64_t i)
+{
+    const aft_plan *p = job->plan;
+    float *lse = heed_aft_lse(p, x, i);
+    job->kernels->aft_row(heed_aft_out(p, x, i), heed_aft_query(p, x, i), x->state, x->n);
+    for (int64_t c = 0; c < (lse ? p->form == AFT_CONV ? 1 : x->n : 0); c++)
+        lse[c] = heed_aft_log_sum(x, c);
+}
+
+/* ---- tasks ---- */
+
+void heed_aft_rows_task(void *argument, int64_t index, int worker)
+{
+    aft_job *job = argument;
+    const aft_plan *p = job->plan;
+    row_scratch s = slice_of(job, worker);
+    int64_t first = index % job->parts * HEED_AFT_ROWS;
+    aft_lane x = heed_aft_slice(job, index / job->parts, 0, p->q.shape[3], s.state);
+    for (int64_t i = first; i < heed_smaller(first + HEED_AFT_ROWS, p->q.shape[2]); i++) {
+        heed_aft_attend_row(job, &x, i, s.w);
+        heed_aft_store_row(job, &x, i);
+    }
+}
+
+void heed_aft_scan_task(void *argument, int64_t index, int worker)
+{
+    aft_job *job = argument;
+    const aft_plan *p = job->plan;
+    row_scratch s = slice_of(job, worker);
+    aft_lane x = heed_aft_slice(job, index / job->parts, index % job->parts, HEED_AFT_CHANNELS, s.state);
+    heed_key_range keys = {0, 0};
+    for (int64_t j = 0; j < HEED_FOLD_KEYS; j++)
+        s.w[j] = 0.0f;
+    heed_aft_reset(&x);
+    for (int64_t i = 0; i < p->q.shape[2]; i++) {
+        int64_t end = heed_visible_range(&p->mask, x.b, i).end;
+        if (i == heed_query_length(&p->mask, x.b))
+            heed_aft_reset(&x); /* nobody from here on sees a key */
+        while (keys.end < end) {
+            keys = heed_next_block(keys, end, HEED_FOLD_KEYS);
+            add_keys(job, &x, keys, s.w);
+        }
+        heed_aft_store_row(job, &x, i);
+    }
+}
