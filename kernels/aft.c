@@ -72,6 +72,51 @@ void HEED_FN(aft_fold)(float *state, int64_t n_channels)
     }
 }
 
+/* The sums of `other` join those of `state`, as one key with their reference would. */
+void HEED_FN(aft_join)(float *restrict state, const float *restrict other, int64_t n_channels)
+{
+    vf low = vf_set1(-__builtin_inff()), one = vf_set1(1.0f);
+    for (int64_t c = 0; c < n_channels; c += VF_LANES) {
+        int width = lanes_left(n_channels - c);
+        const float *b = other + c;
+        float *a = state + c;
+        vf ref_k = vf_load_n(a + AFT_REF_K * n_channels, width), ref_w = vf_load_n(a + AFT_REF_W * n_channels, width);
+        vf key = vf_load_n(b + AFT_REF_K * n_channels, width), bias = vf_load_n(b + AFT_REF_W * n_channels, width);
+        vf above = vf_add(vf_sub(key, ref_k), vf_sub(bias, ref_w));
+        vm empty = vf_eq(key, low), moves = vf_lt(vf_set1(MOVE_ABOVE), above);
+        vf factor = vf_select(moves, exp_vector(vf_sub(vf_zero(), above)), one);
+        vf weight = vf_select(empty, vf_zero(), vf_select(moves, one, exp_vector(above)));
+        for (int row = AFT_NUM; row < AFT_STATE_ROWS; row++) {
+            vf sum = vf_mul(vf_load_n(a + row * n_channels, width), factor);
+            vf joined = vf_fma(weight, vf_load_n(b + row * n_channels, width), sum);
+            vf_store_n(a + row * n_channels, joined, width);
+        }
+        vf_store_n(a + AFT_REF_K * n_channels, vf_select(moves, key, ref_k), width);
+        vf_store_n(a + AFT_REF_W * n_channels, vf_select(moves, bias, ref_w), width);
+    }
+}
+
+void HEED_FN(aft_start)(float *restrict o, int64_t o_stride, int64_t panel_stride, const float *restrict state,
+                        const float *restrict ref, int n_rows, int64_t n_channels)
+{
+    for (int64_t c = 0; c < n_channels; c += VF_LANES) {
+        int64_t in_panel = c % AFT_PANEL, panel_width = n_channels - (c - in_panel);
+        panel_width = panel_width < AFT_PANEL ? panel_width : AFT_PANEL;
+        int width = lanes_left(n_channels - c);
+        const float *row = state + c;
+        vf num = vf_add(vf_load_n(row + AFT_NUM * n_channels, width), vf_load_n(row + AFT_NEW_NUM * n_channels, width));
+        vf den = vf_add(vf_load_n(row + AFT_DEN * n_channels, width), vf_load_n(row + AFT_NEW_DEN * n_channels, width));
+        vf above = vf_add(vf_sub(vf_load_n(row + AFT_REF_K * n_channels, width), vf_load_n(ref + c, width)),
+                          vf_load_n(row + AFT_REF_W * n_channels, width));
+        vf factor = vf_select(vf_eq(den, vf_zero()), vf_zero(), exp_vector(above));
+        for (int r = 0; r < n_rows; r++) {
+            float *sums = o + c / AFT_PANEL * panel_stride + r * o_stride + in_panel;
+            vf_store_n(sums, vf_mul(num, factor), width);
+            vf_store_n(sums + panel_width, vf_mul(den, factor), width);
+        }
+    }
+}
+
 HEED_INLINE vm stands_above(vf key, vf ref)
 {
     vf infinite = vf_set1(__builtin_inff());

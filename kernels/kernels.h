@@ -66,6 +66,9 @@ enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STA
  *                w[j] = -inf passes over the key, k_jc = -inf over its channel, whatever v holds. NaN stays NaN, and
  *                +inf gives NaN. Starts from reference (-inf, 0) and sums of 0.
  * aft_fold       num, den += those of the keys since the last fold, which start again from 0
+ * aft_join       adds the sums of the state `other`, which are against its own reference; the reference moves to that one
+ *                as to a key. A reference of -inf is an empty state, whose sums are 0.
+ * aft_start      n_rows rows, o_stride apart, of sums in panels (aft_weigh) that hold those of a state, against ref
  * aft_row        out[c] = gate all of num / all of den, 0 where den is 0; gate = sigmoid(q[c]), 1 where q is NULL
  * aft_move       where k[c] is finite and more than 8 above ref[c]: factor[c] = e^(ref[c] - k[c]), ref[c] = k[c]; elsewhere
  *                factor[c] = 1
@@ -121,6 +124,10 @@ enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STA
       (float *restrict state, const float *restrict k, int64_t k_stride, const float *restrict v, int64_t v_stride,    \
        const float *restrict w, int n_keys, int64_t n_channels, int scalar_keys))                                      \
     X(void, aft_fold, (float *state, int64_t n_channels))                                                              \
+    X(void, aft_join, (float *restrict state, const float *restrict other, int64_t n_channels))                        \
+    X(void, aft_start,                                                                                                 \
+      (float *restrict o, int64_t o_stride, int64_t panel_stride, const float *restrict state,                         \
+       const float *restrict ref, int n_rows, int64_t n_channels))                                                     \
     X(void, aft_row,                                                                                                   \
       (float *restrict out, const float *restrict q, const float *restrict state, int64_t n_channels))                 \
     X(int, aft_ratio,                                                                                                  \

@@ -213,7 +213,7 @@ static aft_plan plan(const aft_arguments *a)
     p.query_factors = heed_repeated(o->query_factors);
     p.key_factors = heed_repeated(o->key_factors);
     p.filter = heed_repeated(a->filter);
-    p.window = o->window;
+    p.window = heed_smaller(o->window, 4 * HEED_MAX_EXTENT); /* beyond any distance, and far from overflow */
     p.banded = o->banded;
     p.nothing_outside = o->nothing_outside;
     p.grid_width = o->grid_width;

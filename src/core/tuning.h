@@ -57,6 +57,12 @@ enum {
     /* AFT: channels of one task: the sums of a group of rows, 1.5 MiB, stay in L2. */
     HEED_AFT_SLICE = 512,
 
+    /* AFT-local: rows of a group, in tiles, which share the keys of their windows in cache; channels of one task: with
+     * windows of 256 the buffer of weighed keys is 1.4 MiB; and the widest window that goes this way. */
+    HEED_AFT_WINDOW_ROWS = 48,
+    HEED_AFT_WINDOW_SLICE = 256,
+    HEED_AFT_WIDEST_WINDOW = 512,
+
     /* AFT: factors of a bias that are added up in one go; longer sums are made of such ones. */
     HEED_AFT_FACTORS = 16,
 

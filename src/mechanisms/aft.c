@@ -4,7 +4,8 @@
  * equation 5), or a filter over the distance, with one key for all channels of a head (conv, equation 6, written as
  * equation 2: the sum over all keys plus the window's exp(w) - 1 would cancel where w is negative).
  *
- * aft_rows.c goes key by key, aft_blocks.c over blocks of keys as matrix products; here one is chosen. */
+ * aft_rows.c goes key by key, aft_blocks.c over blocks of keys as matrix products, aft_window.c likewise over windows,
+ * with one state for all that lies outside; here one is chosen. */
 #include "core/scratch.h"
 #include "core/sizes.h"
 #include "core/tensor.h"
@@ -40,6 +41,9 @@ static aft_way choose(const aft_plan *p)
     if (p->form == AFT_CONV || n_queries < HEED_AFT_FEW_ROWS || !sees_first_keys(p))
         return (aft_way){"aft-rows", heed_aft_rows_task, heed_divide_up(n_queries, HEED_AFT_ROWS),
                          heed_aft_rows_bytes(p), EXP_FLOPS * pairs};
+    if (p->form == AFT_LOCAL && p->mask.right <= 0 && p->window <= HEED_AFT_WIDEST_WINDOW)
+        return (aft_way){"aft-window", heed_aft_window_task, heed_aft_window_parts(p), heed_aft_window_bytes(p),
+                         8.0 * rows * (double)p->window};
     return (aft_way){"aft-blocks", heed_aft_blocks_task, heed_aft_blocks_parts(p), heed_aft_blocks_bytes(p),
                      4.0 * pairs};
 }
@@ -52,7 +56,8 @@ int64_t heed_aft_worker_bytes(const aft_plan *p)
 int64_t heed_aft_default_bytes(int64_t d, int64_t n_factors)
 {
     aft_plan p = {.q.shape = {1, 1, INT64_MAX, d}, .query_factors.shape[3] = n_factors};
-    return heed_larger(heed_aft_rows_bytes(&p), heed_aft_blocks_bytes(&p));
+    p.window = HEED_AFT_WIDEST_WINDOW;
+    return heed_larger(heed_aft_rows_bytes(&p), heed_larger(heed_aft_blocks_bytes(&p), heed_aft_window_bytes(&p)));
 }
 
 void heed_aft_run(heed_context *context, const aft_plan *p)

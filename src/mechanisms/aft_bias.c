@@ -1,33 +1,51 @@
-/* The position bias of AFT, one number after the other: a matrix, a product of factors (equation 7), a band, a filter. */
+/* The position bias of AFT for one query and a range of keys: a matrix, a product of factors (equation 7), a band, a
+ * filter. */
 #include "core/tensor.h"
 #include "mechanisms/aft_parts.h"
 
 #include <math.h>
+#include <string.h>
 
-static float factored_bias(const aft_plan *p, int64_t b, int64_t h, int64_t i, int64_t j)
+static float factored_bias(const float *u, const float *v, int64_t n_factors)
 {
-    const float *u = heed_row(&p->query_factors, b, h, i), *v = heed_row(&p->key_factors, b, h, j);
     double sum = 0.0;
-    for (int64_t c = 0; c < p->query_factors.shape[3]; c++)
+    for (int64_t c = 0; c < n_factors; c++)
         sum += (double)u[c] * (double)v[c];
     return (float)sum;
 }
 
-/* w_ij of the full form, before any window. */
-static float matrix_bias(const aft_plan *p, int64_t b, int64_t h, int64_t i, int64_t j)
+/* Bias of the full form, before any window. */
+static void full_bias(const aft_plan *p, int64_t b, int64_t h, int64_t i, heed_key_range keys, float *w)
 {
-    if (p->w.data)
-        return heed_row(&p->w, b, h, i)[j];
-    return p->query_factors.data ? factored_bias(p, b, h, i, j) : 0.0f;
+    int64_t n_factors = p->query_factors.shape[3];
+    if (p->w.data) {
+        memcpy(w, heed_row(&p->w, b, h, i) + keys.begin, (size_t)(keys.end - keys.begin) * sizeof *w);
+        return;
+    }
+    for (int64_t j = keys.begin; j < keys.end; j++)
+        w[j - keys.begin] = p->query_factors.data ? factored_bias(heed_row(&p->query_factors, b, h, i),
+                                                                  heed_row(&p->key_factors, b, h, j), n_factors)
+                                                  : 0.0f;
 }
 
-static float local_bias(const aft_plan *p, int64_t b, int64_t h, int64_t i, int64_t j, int64_t distance)
+heed_key_range heed_aft_window(const aft_plan *p, int64_t b, int64_t i)
 {
-    if (distance <= -p->window || distance >= p->window)
-        return p->nothing_outside ? -INFINITY : 0.0f;
+    int64_t here = i - heed_position_offset(&p->mask, b);
+    return (heed_key_range){here - p->window + 1, here + p->window};
+}
+
+static void local_bias(const aft_plan *p, int64_t b, int64_t h, int64_t i, heed_key_range keys, float *w)
+{
+    heed_key_range window = heed_aft_window(p, b, i), inside = heed_range_common(window, keys);
+    for (int64_t j = keys.begin; j < keys.end; j++)
+        w[j - keys.begin] = p->nothing_outside ? -INFINITY : 0.0f;
+    if (heed_range_is_empty(inside))
+        return;
     if (p->banded)
-        return heed_row(&p->w, b, h, i)[distance + p->window - 1];
-    return matrix_bias(p, b, h, i, j);
+        memcpy(w + (inside.begin - keys.begin), heed_row(&p->w, b, h, i) + (inside.begin - window.begin),
+               (size_t)(inside.end - inside.begin) * sizeof *w);
+    else
+        full_bias(p, b, h, i, inside, w + (inside.begin - keys.begin));
 }
 
 /* The tap at `distance` along one dimension of the filter, or -1. */
@@ -53,16 +71,14 @@ void heed_aft_bias(const aft_plan *p, int64_t b, int64_t h, int64_t i, heed_key_
 {
     int64_t offset = heed_position_offset(&p->mask, b);
     const uint8_t *visible = p->mask.visible.data ? heed_bool_row(&p->mask.visible, b, h, i) : NULL;
-    for (int64_t j = keys.begin; j < keys.end; j++) {
-        float *bias = w + (j - keys.begin);
-        int64_t distance = j - i + offset;
-        if (visible && !visible[j])
-            *bias = -INFINITY;
-        else if (p->form == AFT_CONV)
-            *bias = filter_bias(p, h, i, j, distance);
-        else if (p->form == AFT_LOCAL)
-            *bias = local_bias(p, b, h, i, j, distance);
-        else
-            *bias = matrix_bias(p, b, h, i, j);
+    if (p->form == AFT_LOCAL)
+        local_bias(p, b, h, i, keys, w);
+    else if (p->form == AFT_FULL)
+        full_bias(p, b, h, i, keys, w);
+    for (int64_t j = keys.begin; j < keys.end && (p->form == AFT_SIMPLE || p->form == AFT_CONV); j++)
+        w[j - keys.begin] = p->form == AFT_CONV ? filter_bias(p, h, i, j, j - i + offset) : 0.0f;
+    for (int64_t j = keys.begin; visible && j < keys.end; j++) {
+        if (!visible[j])
+            w[j - keys.begin] = -INFINITY;
     }
 }

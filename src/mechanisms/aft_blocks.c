@@ -189,55 +189,19 @@ static void move_reference(const aft_job *job, const row_group *g, int64_t j, co
 
 /* ---- results ---- */
 
-static const float *sums_of(const block_scratch *s, int r, int64_t c)
-{
-    return panel_of(s->sums, c, HEED_AFT_GROUP_ROWS) + (int64_t)r * PANEL_ROW + c % AFT_PANEL;
-}
-
-static float denominator(const row_group *g, const block_scratch *s, int r, int64_t c)
-{
-    return sums_of(s, r, c)[panel_width(g, c - c % AFT_PANEL)];
-}
-
-/* Row r computed again key by key. Channels are replaced where the sums prove nothing, and where they were spoiled by
- * something that the row sees; where it does not see it, what they hold is right, and stays bit for bit. */
-static void recompute_row(aft_job *job, const row_group *g, int r, const block_scratch *s, float *out, float *lse)
-{
-    heed_aft_attend_row(job, &g->x, g->first + r, s->w);
-    job->kernels->aft_row(s->factor, heed_aft_query(job->plan, &g->x, g->first + r), s->state, g->x.n);
-    for (int64_t c = 0; c < g->x.n; c++) {
-        int proven = denominator(g, s, r, c) >= AFT_SMALLEST_PROOF && isfinite(out[c]);
-        if (proven && !(g->spoiled && !isfinite(s->factor[c])))
-            continue;
-        out[c] = s->factor[c];
-        if (lse)
-            lse[c] = heed_aft_log_sum(&g->x, c);
-    }
-    atomic_fetch_add_explicit(&job->exact_recomputations, 1, memory_order_relaxed);
-}
-
-/* out and lse of row r. */
 static void finish_row(aft_job *job, row_group *g, int r, const block_scratch *s)
 {
-    const aft_plan *p = job->plan;
-    const aft_lane *x = &g->x;
-    float *out = heed_aft_out(p, x, g->first + r), *lse = heed_aft_lse(p, x, g->first + r);
-    const float *q = heed_aft_query(p, x, g->first + r);
-    int doubtful = g->spoiled;
+    int64_t i = g->first + r;
     g->finished[r] = 1;
     if (heed_range_is_empty(g->sees[r])) {
-        heed_aft_reset(x);
-        heed_aft_store_row(job, x, g->first + r);
+        heed_aft_store_nothing(job, &g->x, i);
         return;
     }
-    for (int64_t c = 0; c < x->n; c += AFT_PANEL) {
-        const float *num = sums_of(s, r, c), *den = num + panel_width(g, c);
-        doubtful |= job->kernels->aft_ratio(out + c, q ? q + c : q, num, den, panel_width(g, c));
+    aft_sums sums = {s->sums + (int64_t)r * PANEL_ROW, (int64_t)HEED_AFT_GROUP_ROWS * PANEL_ROW, s->reference, g->m[r]};
+    if (heed_aft_store_sums(job, &g->x, i, &sums) || g->spoiled) {
+        heed_aft_attend_row(job, &g->x, i, s->w);
+        heed_aft_replace_sums(job, &g->x, i, &sums, g->spoiled, s->factor);
     }
-    for (int64_t c = 0; c < (lse ? x->n : 0); c++)
-        lse[c] = (float)((double)s->reference[c] + (double)g->m[r] + log((double)denominator(g, s, r, c)));
-    if (doubtful)
-        recompute_row(job, g, r, s, out, lse);
 }
 
 /* Those rows of the group that end at `end` or before. */

@@ -15,6 +15,9 @@ typedef struct aft_job {
 
 /* ---- aft_bias.c ---- */
 
+/* The keys within the window of query i, whether they exist or not. */
+heed_key_range heed_aft_window(const aft_plan *plan, int64_t b, int64_t i);
+
 /* w of query i and keys [begin, end); -inf for a key that the boolean mask hides. */
 void heed_aft_bias(const aft_plan *plan, int64_t b, int64_t h, int64_t i, heed_key_range keys, float *w);
 
@@ -37,7 +40,10 @@ const float *heed_aft_query(const aft_plan *plan, const aft_lane *lane, int64_t 
 /* No key added yet. */
 void heed_aft_reset(const aft_lane *lane);
 
-/* Adds the keys that query i sees; w is scratch for HEED_FOLD_KEYS. */
+/* Adds keys that query i sees; w is scratch for HEED_FOLD_KEYS. */
+void heed_aft_add_keys(const aft_job *job, const aft_lane *lane, int64_t i, heed_key_range keys, float *w);
+
+/* Starts anew and adds all keys that query i sees. */
 void heed_aft_attend_row(const aft_job *job, const aft_lane *lane, int64_t i, float *w);
 
 /* The log of channel c's sum of weights, c counted from `first`. */
@@ -46,10 +52,31 @@ float heed_aft_log_sum(const aft_lane *lane, int64_t c);
 /* out and lse of query i from the state. A channel that saw no key is 0, whatever its gate. */
 void heed_aft_store_row(const aft_job *job, const aft_lane *lane, int64_t i);
 
+/* Row i sees no key: 0, -inf. */
+void heed_aft_store_nothing(const aft_job *job, const aft_lane *lane, int64_t i);
+
 /* Tasks: HEED_AFT_ROWS rows of a head each; HEED_AFT_CHANNELS channels of a head each, one state for all rows. */
 void heed_aft_rows_task(void *job, int64_t index, int worker);
 void heed_aft_scan_task(void *job, int64_t index, int worker);
 int64_t heed_aft_rows_bytes(const aft_plan *plan);
+
+/* ---- aft_sums.c ---- */
+
+/* The sums of one row, against exp(reference + m). */
+typedef struct aft_sums {
+    const float *row; /* panels of num and den, */
+    int64_t panel_stride;
+    const float *reference; /* [n] */
+    float m;
+} aft_sums;
+
+/* out and lse of row i; non-zero where they prove nothing (aft_ratio). */
+int heed_aft_store_sums(const aft_job *job, const aft_lane *lane, int64_t i, const aft_sums *sums);
+
+/* Replaces channels of row i by what the lane's state gives, which was found key by key: those where the sums prove
+ * nothing, and, where the sums were spoiled, those that see what is not finite. Where they do not see it, what the sums
+ * hold is right, and stays bit for bit. `row` is scratch for n channels. */
+void heed_aft_replace_sums(aft_job *job, const aft_lane *lane, int64_t i, const aft_sums *sums, int spoiled, float *row);
 
 /* ---- aft_blocks.c ---- */
 
@@ -57,5 +84,12 @@ int64_t heed_aft_rows_bytes(const aft_plan *plan);
 void heed_aft_blocks_task(void *job, int64_t index, int worker);
 int64_t heed_aft_blocks_parts(const aft_plan *plan);
 int64_t heed_aft_blocks_bytes(const aft_plan *plan);
+
+/* ---- aft_window.c ---- */
+
+/* Tasks: slices of channels of a head, all rows. AFT-local where each row sees all keys, or all up to its own. */
+void heed_aft_window_task(void *job, int64_t index, int worker);
+int64_t heed_aft_window_parts(const aft_plan *plan);
+int64_t heed_aft_window_bytes(const aft_plan *plan);
 
 #endif

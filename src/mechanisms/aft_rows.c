@@ -54,7 +54,7 @@ void heed_aft_reset(const aft_lane *x)
 }
 
 /* Adds the keys, which end at the next multiple of HEED_FOLD_KEYS at the latest. */
-static void add_keys(const aft_job *job, const aft_lane *x, heed_key_range keys, const float *w)
+static void add_block(const aft_job *job, const aft_lane *x, heed_key_range keys, const float *w)
 {
     const aft_plan *p = job->plan;
     int scalar_keys = p->form == AFT_CONV;
@@ -66,15 +66,20 @@ static void add_keys(const aft_job *job, const aft_lane *x, heed_key_range keys,
         job->kernels->aft_fold(x->state, x->n);
 }
 
+void heed_aft_add_keys(const aft_job *job, const aft_lane *x, int64_t i, heed_key_range keys, float *w)
+{
+    heed_key_range block = {keys.begin, keys.begin};
+    while (block.end < keys.end) {
+        block = heed_next_block(block, keys.end, HEED_FOLD_KEYS);
+        heed_aft_bias(job->plan, x->b, x->h, i, block, w);
+        add_block(job, x, block, w);
+    }
+}
+
 void heed_aft_attend_row(const aft_job *job, const aft_lane *x, int64_t i, float *w)
 {
-    heed_key_range sees = heed_visible_range(&job->plan->mask, x->b, i), keys = {sees.begin, sees.begin};
     heed_aft_reset(x);
-    while (keys.end < sees.end) {
-        keys = heed_next_block(keys, sees.end, HEED_FOLD_KEYS);
-        heed_aft_bias(job->plan, x->b, x->h, i, keys, w);
-        add_keys(job, x, keys, w);
-    }
+    heed_aft_add_keys(job, x, i, heed_visible_range(&job->plan->mask, x->b, i), w);
 }
 
 static float denominator(const aft_lane *x, int64_t c)
@@ -114,6 +119,15 @@ void heed_aft_store_row(const aft_job *job, const aft_lane *x, int64_t i)
         lse[c] = heed_aft_log_sum(x, c);
 }
 
+void heed_aft_store_nothing(const aft_job *job, const aft_lane *x, int64_t i)
+{
+    float *out = heed_aft_out(job->plan, x, i), *lse = heed_aft_lse(job->plan, x, i);
+    for (int64_t c = 0; c < x->n; c++)
+        out[c] = 0.0f;
+    for (int64_t c = 0; c < (lse ? job->plan->form == AFT_CONV ? 1 : x->n : 0); c++)
+        lse[c] = -INFINITY;
+}
+
 /* ---- tasks ---- */
 
 void heed_aft_rows_task(void *argument, int64_t index, int worker)
@@ -145,7 +159,7 @@ void heed_aft_scan_task(void *argument, int64_t index, int worker)
             heed_aft_reset(&x); /* nobody from here on sees a key */
         while (keys.end < end) {
             keys = heed_next_block(keys, end, HEED_FOLD_KEYS);
-            add_keys(job, &x, keys, s.w);
+            add_block(job, &x, keys, s.w);
         }
         heed_aft_store_row(job, &x, i);
     }

@@ -1,0 +1,45 @@
+/* From the sums of a row to its results. num and den stand in panels, as aft_weigh lays them out. */
+#include "core/tensor.h"
+#include "mechanisms/aft_parts.h"
+
+#include <math.h>
+
+static const float *numerators(const aft_sums *s, int64_t c) { return s->row + c / AFT_PANEL * s->panel_stride; }
+
+/* Channels of the panel that begins at c. */
+static int64_t panel_width(const aft_lane *x, int64_t c) { return heed_smaller(AFT_PANEL, x->n - c); }
+
+static float denominator(const aft_lane *x, const aft_sums *s, int64_t c)
+{
+    int64_t in_panel = c % AFT_PANEL;
+    return numerators(s, c)[panel_width(x, c - in_panel) + in_panel];
+}
+
+int heed_aft_store_sums(const aft_job *job, const aft_lane *x, int64_t i, const aft_sums *s)
+{
+    float *out = heed_aft_out(job->plan, x, i), *lse = heed_aft_lse(job->plan, x, i);
+    const float *q = heed_aft_query(job->plan, x, i);
+    int doubtful = 0;
+    for (int64_t c = 0; c < x->n; c += AFT_PANEL) {
+        const float *num = numerators(s, c), *den = num + panel_width(x, c);
+        doubtful |= job->kernels->aft_ratio(out + c, q ? q + c : q, num, den, panel_width(x, c));
+    }
+    for (int64_t c = 0; c < (lse ? x->n : 0); c++)
+        lse[c] = (float)((double)s->reference[c] + (double)s->m + log((double)denominator(x, s, c)));
+    return doubtful;
+}
+
+void heed_aft_replace_sums(aft_job *job, const aft_lane *x, int64_t i, const aft_sums *s, int spoiled, float *row)
+{
+    float *out = heed_aft_out(job->plan, x, i), *lse = heed_aft_lse(job->plan, x, i);
+    job->kernels->aft_row(row, heed_aft_query(job->plan, x, i), x->state, x->n);
+    for (int64_t c = 0; c < x->n; c++) {
+        int proven = denominator(x, s, c) >= AFT_SMALLEST_PROOF && isfinite(out[c]);
+        if (proven && !(spoiled && !isfinite(row[c])))
+            continue;
+        out[c] = row[c];
+        if (lse)
+            lse[c] = heed_aft_log_sum(x, c);
+    }
+    atomic_fetch_add_explicit(&job->exact_recomputations, 1, memory_order_relaxed);
+}

@@ -1,0 +1,389 @@
+/* AFT-local (equation 4) in O(N s D): the sum over all keys outside the window is one state for many rows.
+ *
+ * A tile of a few rows goes over the union of their windows as in aft_blocks.c: weights exp(w - m), w = 0 outside a row's
+ * own window, times the rows [exp(k - r) v, exp(k - r)]. What lies before the union is a prefix state, what lies behind
+ * it a suffix state; both start the sums, as keys with w = 0. Nothing is ever subtracted from a total: that would cancel.
+ *
+ * The rows go from left to right and the prefix with them. Suffixes come from a pass from right to left before, which
+ * parks them in the rows of output that are not written yet. Prefix and suffix keep references of their own, so that a row
+ * whose mass lies far below r is still found from them and its window, in O(s).
+ *
+ * r is a key already taken, as in aft_blocks.c. Causal rows end a group before a key that would move it; where every row
+ * sees every key, it is what the pass from the right has come to, and moves no more. */
+#include "core/scratch.h"
+#include "core/sizes.h"
+#include "core/tensor.h"
+#include "core/tuning.h"
+#include "mechanisms/aft_parts.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { PANEL_ROW = 2 * AFT_PANEL, GROUP_TILES = HEED_AFT_WINDOW_ROWS / HEED_AFT_TILE_ROWS };
+
+/* The rows of a state that are parked: what w = 0 and a fold leave of it. */
+enum { PARKED_ROWS = 3 };
+
+typedef struct window_scratch {
+    float *reference, *factor; /* [d] */
+    float *weighed;            /* panels [capacity][PANEL_ROW]: keys held.begin .. held.end, in place */
+    float *sums;               /* panels [HEED_AFT_WINDOW_ROWS][PANEL_ROW] */
+    float *p;                  /* [HEED_AFT_WINDOW_ROWS][union] */
+    float *prefix;             /* states [AFT_STATE_ROWS][d] */
+    float *suffix;
+    float *outside[GROUP_TILES];
+    float *state; /* of a row computed again */
+    float *tail;  /* [PARKED_ROWS][d]: parked for a last tile of fewer rows */
+    float *ones, *zeros;
+} window_scratch;
+
+/* Rows that are mixed together, and the keys of their windows that any of them sees. */
+typedef struct window_tile {
+    int first, n_rows; /* in the group */
+    heed_key_range keys;
+} window_tile;
+
+typedef struct window_walk {
+    aft_job *job;
+    window_scratch s;
+    aft_lane x;          /* the state: of a row computed again */
+    int causal;          /* a row sees no key behind it; else all rows see all keys */
+    int64_t length;      /* rows that count */
+    int64_t capacity;    /* keys that fit the buffer */
+    int64_t union_keys;  /* the most that a group needs of it */
+    heed_key_range held; /* keys weighed and in the buffer, */
+    int64_t slot;        /* the first of them in this row of the panels */
+    int64_t prefix_end;  /* keys before this one are in the prefix */
+    int spoiled;
+    int64_t first; /* the group */
+    int n_rows, n_tiles;
+    window_tile tiles[GROUP_TILES];
+    heed_key_range sees[HEED_AFT_WINDOW_ROWS];
+    float m[HEED_AFT_WINDOW_ROWS], rescale[HEED_AFT_WINDOW_ROWS];
+} window_walk;
+
+/* ---- scratch ---- */
+
+static int64_t union_keys(const aft_plan *p) { return HEED_AFT_WINDOW_ROWS + 2 * p->window; }
+
+static int64_t capacity(const aft_plan *p) { return union_keys(p) + HEED_BLOCK_KEYS; }
+
+static int64_t carve(window_scratch *s, char *memory, const aft_plan *p)
+{
+    heed_arena arena = {memory, 0};
+    int64_t d = heed_smaller(p->q.shape[3], HEED_AFT_WINDOW_SLICE), panels = heed_divide_up(d, AFT_PANEL);
+    s->reference = heed_arena_take_floats(&arena, d);
+    s->factor = heed_arena_take_floats(&arena, d);
+    s->weighed = heed_arena_take_floats(&arena, panels * capacity(p) * PANEL_ROW);
+    s->sums = heed_arena_take_floats(&arena, panels * HEED_AFT_WINDOW_ROWS * PANEL_ROW);
+    s->p = heed_arena_take_floats(&arena, HEED_AFT_WINDOW_ROWS * union_keys(p));
+    s->prefix = heed_arena_take_floats(&arena, AFT_STATE_ROWS * d);
+    s->suffix = heed_arena_take_floats(&arena, AFT_STATE_ROWS * d);
+    for (int t = 0; t < GROUP_TILES; t++)
+        s->outside[t] = heed_arena_take_floats(&arena, AFT_STATE_ROWS * d);
+    s->state = heed_arena_take_floats(&arena, AFT_STATE_ROWS * d);
+    s->tail = heed_arena_take_floats(&arena, PARKED_ROWS * d);
+    s->ones = heed_arena_take_floats(&arena, HEED_AFT_TILE_ROWS);
+    s->zeros = heed_arena_take_floats(&arena, HEED_FOLD_KEYS);
+    return arena.bytes;
+}
+
+int64_t heed_aft_window_bytes(const aft_plan *p)
+{
+    window_scratch s;
+    return carve(&s, NULL, p);
+}
+
+int64_t heed_aft_window_parts(const aft_plan *p) { return heed_divide_up(p->q.shape[3], HEED_AFT_WINDOW_SLICE); }
+
+/* ---- outside the windows ---- */
+
+static heed_key_range all_keys(const window_walk *g) { return heed_visible_range(&g->job->plan->mask, g->x.b, g->length - 1); }
+
+/* The keys of row i's window, seen or not, within the keys there are. */
+static heed_key_range window_of(const window_walk *g, int64_t i)
+{
+    return heed_range_common(heed_aft_window(g->job->plan, g->x.b, i), all_keys(g));
+}
+
+/* Adds keys with w = 0 to a state, folding where a multiple of HEED_FOLD_KEYS is passed: in either direction. */
+static void add_outside(const window_walk *g, float *state, heed_key_range keys, int forward)
+{
+    const aft_plan *p = g->job->plan;
+    while (!heed_range_is_empty(keys)) {
+        heed_key_range part = keys;
+        if (forward)
+            part.end = heed_smaller(keys.end, (keys.begin / HEED_FOLD_KEYS + 1) * HEED_FOLD_KEYS);
+        else
+            part.begin = heed_larger(keys.begin, (keys.end - 1) / HEED_FOLD_KEYS * HEED_FOLD_KEYS);
+        int64_t from = forward ? part.begin : part.end - 1, sign = forward ? 1 : -1;
+        g->job->kernels->aft_keys(state, heed_row(&p->k, g->x.b, g->x.h, from) + g->x.first, sign * p->k.stride[2],
+                                  heed_row(&p->v, g->x.b, g->x.h, from) + g->x.first, sign * p->v.stride[2],
+                                  g->s.zeros, (int)(part.end - part.begin), g->x.n, 0);
+        if ((forward ? part.end : part.begin) % HEED_FOLD_KEYS == 0)
+            g->job->kernels->aft_fold(state, g->x.n);
+        if (forward)
+            keys.begin = part.end;
+        else
+            keys.end = part.begin;
+    }
+}
+
+static float *parked_row(const window_walk *g, int64_t first, int64_t n_rows, int row)
+{
+    if (n_rows < PARKED_ROWS)
+        return g->s.tail + row * g->x.n;
+    return heed_aft_out(g->job->plan, &g->x, first + row);
+}
+
+static void park(const window_walk *g, int64_t first, int64_t n_rows)
+{
+    static const int rows[PARKED_ROWS][2] = {{AFT_REF_K, AFT_REF_W}, {AFT_NUM, AFT_NEW_NUM}, {AFT_DEN, AFT_NEW_DEN}};
+    for (int row = 0; row < PARKED_ROWS; row++) {
+        const float *a = g->s.suffix + rows[row][0] * g->x.n, *b = g->s.suffix + rows[row][1] * g->x.n;
+        float *to = parked_row(g, first, n_rows, row);
+        for (int64_t c = 0; c < g->x.n; c++)
+            to[c] = a[c] + b[c];
+    }
+}
+
+static void unpark(const window_walk *g, int64_t first, int64_t n_rows, float *state)
+{
+    static const int rows[PARKED_ROWS] = {AFT_REF_K, AFT_NUM, AFT_DEN};
+    memset(state, 0, (size_t)(AFT_STATE_ROWS * g->x.n) * sizeof *state);
+    for (int row = 0; row < PARKED_ROWS; row++)
+        memcpy(state + rows[row] * g->x.n, parked_row(g, first, n_rows, row), (size_t)g->x.n * sizeof *state);
+}
+
+/* All keys from the right to the left; what lies behind the windows of each tile is parked in its rows. */
+static void park_suffixes(window_walk *g)
+{
+    aft_lane suffix = g->x;
+    heed_key_range left = all_keys(g);
+    suffix.state = g->s.suffix;
+    heed_aft_reset(&suffix);
+    for (int64_t first = (g->length - 1) / HEED_AFT_TILE_ROWS * HEED_AFT_TILE_ROWS; first >= 0;
+         first -= HEED_AFT_TILE_ROWS) {
+        int64_t n_rows = heed_smaller(HEED_AFT_TILE_ROWS, g->length - first);
+        heed_key_range behind = {heed_larger(window_of(g, first + n_rows - 1).end, left.begin), left.end};
+        if (!heed_range_is_empty(behind)) {
+            add_outside(g, g->s.suffix, behind, 0);
+            left.end = behind.begin;
+        }
+        park(g, first, n_rows);
+    }
+    add_outside(g, g->s.suffix, left, 0);
+    memcpy(g->s.reference, g->s.suffix + AFT_REF_K * g->x.n, (size_t)g->x.n * sizeof *g->s.reference);
+}
+
+/* ---- the buffer of weighed keys ---- */
+
+static float *buffer_row(const window_walk *g, int64_t j) { return g->s.weighed + (g->slot + j - g->held.begin) * PANEL_ROW; }
+
+/* Drops the keys before `begin` and makes room for those up to `end`. */
+static void make_room(window_walk *g, int64_t begin, int64_t end)
+{
+    int64_t dropped = heed_smaller(begin, g->held.end) - g->held.begin;
+    g->slot += dropped;
+    g->held.begin += dropped;
+    if (heed_range_is_empty(g->held))
+        g->held = (heed_key_range){begin, begin};
+    if (g->slot + (end - g->held.begin) <= g->capacity)
+        return;
+    for (int64_t c = 0; c < g->x.n; c += AFT_PANEL) {
+        float *panel = g->s.weighed + c / AFT_PANEL * g->capacity * PANEL_ROW;
+        memmove(panel, panel + g->slot * PANEL_ROW, (size_t)((g->held.end - g->held.begin) * PANEL_ROW) * sizeof *panel);
+    }
+    g->slot = 0;
+}
+
+/* Moves the reference to key j, where that stands far above it, and the buffer with it. */
+static void move_reference(window_walk *g, int64_t j)
+{
+    const heed_kernels *kernels = g->job->kernels;
+    kernels->aft_move(g->s.reference, g->s.factor, heed_row(&g->job->plan->k, g->x.b, g->x.h, j) + g->x.first, g->x.n);
+    for (int64_t c = 0; c < g->x.n; c += AFT_PANEL) {
+        float *rows = buffer_row(g, g->held.begin) + c / AFT_PANEL * g->capacity * PANEL_ROW;
+        int64_t width = heed_smaller(AFT_PANEL, g->x.n - c);
+        int n_held = (int)(g->held.end - g->held.begin);
+        kernels->scale_rows(rows, PANEL_ROW, g->s.factor + c, n_held, width);
+        kernels->scale_rows(rows + width, PANEL_ROW, g->s.factor + c, n_held, width);
+    }
+}
+
+/* Weighs keys up to `end`, or up to one that would move the reference and that the first row of the group does not see:
+ * then the group ends before the rows that see it. */
+static void hold_keys(window_walk *g, heed_key_range keys)
+{
+    const aft_plan *p = g->job->plan;
+    make_room(g, keys.begin, keys.end);
+    if (heed_range_is_empty(g->held)) /* some keys may have come into the prefix unseen */
+        g->job->kernels->aft_move(g->s.reference, g->s.factor, g->s.prefix + AFT_REF_K * g->x.n, g->x.n);
+    while (g->held.end < keys.end) {
+        int64_t j = g->held.end;
+        j += g->job->kernels->aft_weigh(buffer_row(g, j), g->capacity * PANEL_ROW, g->s.reference,
+                                        heed_row(&p->k, g->x.b, g->x.h, j) + g->x.first, p->k.stride[2],
+                                        heed_row(&p->v, g->x.b, g->x.h, j) + g->x.first, p->v.stride[2],
+                                        (int)(keys.end - j), g->x.n, &g->spoiled);
+        g->held.end = j;
+        if (j < keys.end && j < g->sees[0].end) {
+            move_reference(g, j);
+        } else if (j < keys.end) {
+            while (g->sees[g->n_rows - 1].end > j)
+                g->n_rows--;
+            return;
+        }
+    }
+}
+
+/* ---- a group of rows ---- */
+
+/* The keys of the windows of rows [first, first + n_rows) of the group that some of these rows see. */
+static heed_key_range keys_of(const window_walk *g, int first, int n_rows)
+{
+    heed_key_range all = all_keys(g), sees = g->sees[first + n_rows - 1];
+    int64_t begin = heed_aft_window(g->job->plan, g->x.b, g->first + first).begin;
+    int64_t end = heed_aft_window(g->job->plan, g->x.b, g->first + first + n_rows - 1).end;
+    begin = heed_smaller(heed_larger(begin, 0), all.end);
+    return (heed_key_range){begin, heed_larger(begin, heed_smaller(end, sees.end))};
+}
+
+static void add_prefix(window_walk *g, int64_t end)
+{
+    add_outside(g, g->s.prefix, (heed_key_range){g->prefix_end, end}, 1);
+    g->prefix_end = heed_larger(g->prefix_end, end);
+}
+
+static void start_group(window_walk *g, int64_t first)
+{
+    g->first = first;
+    g->n_rows = (int)heed_smaller(HEED_AFT_WINDOW_ROWS, g->length - first);
+    for (int r = 0; r < g->n_rows; r++)
+        g->sees[r] = heed_visible_range(&g->job->plan->mask, g->x.b, first + r);
+    heed_key_range keys = keys_of(g, 0, g->n_rows);
+    add_prefix(g, keys.begin);
+    hold_keys(g, keys);
+    g->n_tiles = (int)heed_divide_up(g->n_rows, HEED_AFT_TILE_ROWS);
+    for (int t = 0; t < g->n_tiles; t++) {
+        int at = t * HEED_AFT_TILE_ROWS, n_rows = (int)heed_smaller(HEED_AFT_TILE_ROWS, g->n_rows - at);
+        g->tiles[t] = (window_tile){at, n_rows, keys_of(g, at, n_rows)};
+    }
+}
+
+static float *sums_row(const window_walk *g, int r) { return g->s.sums + (int64_t)r * PANEL_ROW; }
+
+/* The state outside the windows of a tile starts its sums. */
+static void start_tile(window_walk *g, int t)
+{
+    const window_tile *tile = &g->tiles[t];
+    const heed_kernels *kernels = g->job->kernels;
+    float *outside = g->s.outside[t];
+    int64_t n = g->x.n, behind = all_keys(g).end - tile->keys.end;
+    add_prefix(g, tile->keys.begin);
+    memcpy(outside, g->s.prefix, (size_t)(AFT_STATE_ROWS * n) * sizeof *outside);
+    if (!g->causal) {
+        unpark(g, g->first + tile->first, tile->n_rows, g->s.suffix);
+        kernels->aft_join(outside, g->s.suffix, n);
+    }
+    kernels->aft_start(sums_row(g, tile->first), PANEL_ROW, (int64_t)HEED_AFT_WINDOW_ROWS * PANEL_ROW, outside,
+                       g->s.reference, tile->n_rows, n);
+    for (int r = tile->first; r < tile->first + tile->n_rows; r++)
+        g->m[r] = tile->keys.begin > 0 || (!g->causal && behind > 0) ? 0.0f : -INFINITY;
+}
+
+static float *weights_row(const window_walk *g, int r) { return g->s.p + r * g->union_keys; }
+
+/* exp(w - m) of the rows of a tile. */
+static void weigh_rows(window_walk *g, const window_tile *tile)
+{
+    const aft_plan *p = g->job->plan;
+    for (int r = tile->first; r < tile->first + tile->n_rows; r++) {
+        heed_key_range own = heed_range_common(g->sees[r], tile->keys);
+        int64_t n_seen = heed_larger(own.end - own.begin, 0), n_keys = tile->keys.end - tile->keys.begin;
+        float *row = weights_row(g, r);
+        g->rescale[r] = 1.0f;
+        if (n_seen > 0) {
+            heed_aft_bias(p, g->x.b, g->x.h, g->first + r, own, row);
+            g->job->kernels->softmax_row(row, row, row, (int)n_seen, &g->m[r], &g->rescale[r]);
+        }
+        memset(row + n_seen, 0, (size_t)(n_keys - n_seen) * sizeof *row);
+    }
+}
+
+/* Blocks of keys, so that one stays in L1 while all tiles take it through. */
+static void mix(window_walk *g)
+{
+    heed_key_range all = {g->tiles[0].keys.begin, g->tiles[g->n_tiles - 1].keys.end};
+    for (int64_t c = 0; c < g->x.n; c += AFT_PANEL) {
+        int64_t width = heed_smaller(AFT_PANEL, g->x.n - c), panel = c / AFT_PANEL;
+        for (heed_key_range block = {all.begin, all.begin}; block.end < all.end;) {
+            block = (heed_key_range){block.end, heed_smaller(block.end + HEED_BLOCK_KEYS, all.end)};
+            for (const window_tile *t = g->tiles; t < g->tiles + g->n_tiles; t++) {
+                heed_key_range own = heed_range_common(t->keys, block);
+                if (heed_range_is_empty(own))
+                    continue;
+                g->job->kernels->mix_rows(sums_row(g, t->first) + panel * HEED_AFT_WINDOW_ROWS * PANEL_ROW, PANEL_ROW,
+                                          own.begin == t->keys.begin ? g->rescale + t->first : g->s.ones,
+                                          weights_row(g, t->first) + (own.begin - t->keys.begin), g->union_keys,
+                                          buffer_row(g, own.begin) + panel * g->capacity * PANEL_ROW, PANEL_ROW,
+                                          (int)(own.end - own.begin), t->n_rows, 2 * width);
+            }
+        }
+    }
+}
+
+static void finish_row(window_walk *g, int t, int r)
+{
+    int64_t i = g->first + r;
+    if (heed_range_is_empty(g->sees[r])) {
+        heed_aft_store_nothing(g->job, &g->x, i);
+        return;
+    }
+    aft_sums sums = {sums_row(g, r), (int64_t)HEED_AFT_WINDOW_ROWS * PANEL_ROW, g->s.reference, g->m[r]};
+    if (heed_aft_store_sums(g->job, &g->x, i, &sums) || g->spoiled) {
+        memcpy(g->s.state, g->s.outside[t], (size_t)(AFT_STATE_ROWS * g->x.n) * sizeof *g->s.state);
+        heed_aft_add_keys(g->job, &g->x, i, heed_range_common(g->tiles[t].keys, g->sees[r]), weights_row(g, r));
+        heed_aft_replace_sums(g->job, &g->x, i, &sums, g->spoiled, g->s.factor);
+    }
+}
+
+/* ---- all rows of a slice ---- */
+
+static void walk(window_walk *g)
+{
+    for (int64_t first = 0; first < g->length; first += g->n_rows) {
+        start_group(g, first);
+        for (int t = 0; t < g->n_tiles; t++) {
+            start_tile(g, t);
+            weigh_rows(g, &g->tiles[t]);
+        }
+        mix(g);
+        for (int t = 0; t < g->n_tiles; t++) {
+            for (int r = g->tiles[t].first; r < g->tiles[t].first + g->tiles[t].n_rows; r++)
+                finish_row(g, t, r);
+        }
+    }
+}
+
+void heed_aft_window_task(void *argument, int64_t index, int worker)
+{
+    aft_job *job = argument;
+    const aft_plan *p = job->plan;
+    window_walk g = {.job = job, .causal = p->mask.right == 0, .capacity = capacity(p), .union_keys = union_keys(p)};
+    carve(&g.s, heed_scratch_slice(job->context, worker), p);
+    g.x = heed_aft_slice(job, index / job->parts, index % job->parts, HEED_AFT_WINDOW_SLICE, g.s.state);
+    g.length = heed_query_length(&p->mask, g.x.b);
+    aft_lane prefix = g.x;
+    prefix.state = g.s.prefix;
+    heed_aft_reset(&prefix);
+    for (int64_t c = 0; c < g.x.n; c++)
+        g.s.reference[c] = -INFINITY;
+    for (int r = 0; r < HEED_AFT_TILE_ROWS; r++)
+        g.s.ones[r] = 1.0f;
+    memset(g.s.zeros, 0, HEED_FOLD_KEYS * sizeof *g.s.zeros);
+    if (!g.causal && g.length > 0)
+        park_suffixes(&g);
+    walk(&g);
+    for (int64_t i = g.length; i < p->q.shape[2]; i++)
+        heed_aft_store_nothing(job, &g.x, i);
+}
