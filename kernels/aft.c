@@ -22,6 +22,8 @@ HEED_INLINE void aft_channels(float *restrict state, const float *restrict k, in
     vf new_num = vf_load_n(state + AFT_NEW_NUM * n_channels, width);
     vf new_den = vf_load_n(state + AFT_NEW_DEN * n_channels, width);
     for (int j = 0; j < n_keys; j++) {
+        prefetch(k, j + n_keys, k_stride); /* what the next call is likely to take */
+        prefetch(v, j + n_keys, v_stride);
         if (w[j] == -__builtin_inff())
             continue;
         vf key = scalar_keys ? vf_set1(k[j * k_stride]) : vf_load_n(k + j * k_stride, width), bias = vf_set1(w[j]);
@@ -208,13 +210,15 @@ void HEED_FN(aft_row)(float *restrict out, const float *restrict q, const float 
 }
 
 int HEED_FN(aft_ratio)(float *restrict out, const float *restrict q, const float *restrict num,
-                       const float *restrict den, int64_t n)
+                       const float *restrict den, int64_t n, int64_t ahead)
 {
     float ones[VF_LANES];
     vf one = vf_set1(1.0f), smallest = vf_set1(AFT_SMALLEST_PROOF), doubt = vf_zero();
     vf_store(ones, one);
     for (int64_t i = 0; i < n; i += VF_LANES) {
         int width = lanes_left(n - i);
+        prefetch(out + i, 1, ahead);
+        prefetch(q ? q + i : out + i, 1, ahead);
         /* 1 where there is no channel */
         vf below = vf_add(vf_load_n(den + i, width), vf_sub(one, vf_load_n(ones, width)));
         vf ratio = vf_divide(vf_load_n(num + i, width), below, vf_reciprocal(below));

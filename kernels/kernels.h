@@ -78,7 +78,7 @@ enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STA
  *                e^(k - ref). What is not finite is stored as 0, and *spoiled is set (a key of -inf: both are 0,
  *                whatever v holds).
  * aft_ratio      out[c] = gate num[c] / den[c], gate as above. Returns non-zero when a den lies below AFT_SMALLEST_PROOF
- *                or a num / den is not finite: those results prove nothing
+ *                or a num / den is not finite: those results prove nothing. Asks for out and q `ahead` floats further on.
  * mix_rows       o[t * o_stride + c] = that rescale[t] + sum_j p[t * p_stride + j] e[j * e_stride + c], t < n_rows,
  *                j < n_keys, c < n_channels; the sum in the order of j from zero
  * scale_rows     o[t * o_stride + c] *= factor[c], t < n_rows, c < n_channels
@@ -132,7 +132,7 @@ enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STA
       (float *restrict out, const float *restrict q, const float *restrict state, int64_t n_channels))                 \
     X(int, aft_ratio,                                                                                                  \
       (float *restrict out, const float *restrict q, const float *restrict num, const float *restrict den,             \
-       int64_t n_channels))                                                                                            \
+       int64_t n_channels, int64_t ahead))                                                                             \
     X(void, aft_move, (float *restrict ref, float *restrict factor, const float *k, int64_t n_channels))               \
     X(int, aft_weigh,                                                                                                  \
       (float *restrict e, int64_t panel_stride, const float *ref, const float *k, int64_t k_stride, const float *v,    \

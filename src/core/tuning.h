@@ -54,6 +54,9 @@ enum {
     /* AFT: the bias of so many rows further on is asked for: rows lie too far apart for the processor to guess. */
     HEED_AFT_ROWS_AHEAD = 8,
 
+    /* AFT: rows of q and out that are asked for ahead of the one that is stored. */
+    HEED_AFT_OUTPUTS_AHEAD = 2,
+
     /* AFT: channels of one task: the sums of a group of rows, 1.5 MiB, stay in L2. */
     HEED_AFT_SLICE = 512,
 

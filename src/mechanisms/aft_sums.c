@@ -1,5 +1,6 @@
 /* From the sums of a row to its results. num and den stand in panels, as aft_weigh lays them out. */
 #include "core/tensor.h"
+#include "core/tuning.h"
 #include "mechanisms/aft_parts.h"
 
 #include <math.h>
@@ -22,7 +23,8 @@ int heed_aft_store_sums(const aft_job *job, const aft_lane *x, int64_t i, const 
     int doubtful = 0;
     for (int64_t c = 0; c < x->n; c += AFT_PANEL) {
         const float *num = numerators(s, c), *den = num + panel_width(x, c);
-        doubtful |= job->kernels->aft_ratio(out + c, q ? q + c : q, num, den, panel_width(x, c));
+        doubtful |= job->kernels->aft_ratio(out + c, q ? q + c : q, num, den, panel_width(x, c),
+                                            HEED_AFT_OUTPUTS_AHEAD * job->plan->q.stride[2]);
     }
     for (int64_t c = 0; c < (lse ? x->n : 0); c++)
         lse[c] = (float)((double)s->reference[c] + (double)s->m + log((double)denominator(x, s, c)));

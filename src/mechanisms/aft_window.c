@@ -26,7 +26,7 @@ enum { PARKED_ROWS = 3 };
 
 typedef struct window_scratch {
     float *reference, *factor; /* [d] */
-    float *weighed;            /* panels [capacity][PANEL_ROW]: keys held.begin .. held.end, in place */
+    float *weighed;            /* panels [union keys][PANEL_ROW]: key j stands in row j modulo these */
     float *sums;               /* panels [HEED_AFT_WINDOW_ROWS][PANEL_ROW] */
     float *p;                  /* [HEED_AFT_WINDOW_ROWS][union] */
     float *prefix;             /* states [AFT_STATE_ROWS][d] */
@@ -49,10 +49,8 @@ typedef struct window_walk {
     aft_lane x;          /* the state: of a row computed again */
     int causal;          /* a row sees no key behind it; else all rows see all keys */
     int64_t length;      /* rows that count */
-    int64_t capacity;    /* keys that fit the buffer */
-    int64_t union_keys;  /* the most that a group needs of it */
-    heed_key_range held; /* keys weighed and in the buffer, */
-    int64_t slot;        /* the first of them in this row of the panels */
+    int64_t union_keys;  /* the most keys that a group needs */
+    heed_key_range held; /* keys weighed and in the ring */
     int64_t prefix_end;  /* keys before this one are in the prefix */
     int spoiled;
     int64_t first; /* the group */
@@ -66,15 +64,13 @@ typedef struct window_walk {
 
 static int64_t union_keys(const aft_plan *p) { return HEED_AFT_WINDOW_ROWS + 2 * p->window; }
 
-static int64_t capacity(const aft_plan *p) { return union_keys(p) + HEED_BLOCK_KEYS; }
-
 static int64_t carve(window_scratch *s, char *memory, const aft_plan *p)
 {
     heed_arena arena = {memory, 0};
     int64_t d = heed_smaller(p->q.shape[3], HEED_AFT_WINDOW_SLICE), panels = heed_divide_up(d, AFT_PANEL);
     s->reference = heed_arena_take_floats(&arena, d);
     s->factor = heed_arena_take_floats(&arena, d);
-    s->weighed = heed_arena_take_floats(&arena, panels * capacity(p) * PANEL_ROW);
+    s->weighed = heed_arena_take_floats(&arena, panels * union_keys(p) * PANEL_ROW);
     s->sums = heed_arena_take_floats(&arena, panels * HEED_AFT_WINDOW_ROWS * PANEL_ROW);
     s->p = heed_arena_take_floats(&arena, HEED_AFT_WINDOW_ROWS * union_keys(p));
     s->prefix = heed_arena_take_floats(&arena, AFT_STATE_ROWS * d);
@@ -136,23 +132,22 @@ static float *parked_row(const window_walk *g, int64_t first, int64_t n_rows, in
     return heed_aft_out(g->job->plan, &g->x, first + row);
 }
 
+static const int parked[PARKED_ROWS] = {AFT_REF_K, AFT_NUM, AFT_DEN};
+
 static void park(const window_walk *g, int64_t first, int64_t n_rows)
 {
-    static const int rows[PARKED_ROWS][2] = {{AFT_REF_K, AFT_REF_W}, {AFT_NUM, AFT_NEW_NUM}, {AFT_DEN, AFT_NEW_DEN}};
-    for (int row = 0; row < PARKED_ROWS; row++) {
-        const float *a = g->s.suffix + rows[row][0] * g->x.n, *b = g->s.suffix + rows[row][1] * g->x.n;
-        float *to = parked_row(g, first, n_rows, row);
-        for (int64_t c = 0; c < g->x.n; c++)
-            to[c] = a[c] + b[c];
-    }
+    float *folded = g->s.state; /* the suffix itself is folded where HEED_FOLD_KEYS says */
+    memcpy(folded, g->s.suffix, (size_t)(AFT_STATE_ROWS * g->x.n) * sizeof *folded);
+    g->job->kernels->aft_fold(folded, g->x.n);
+    for (int row = 0; row < PARKED_ROWS; row++)
+        memcpy(parked_row(g, first, n_rows, row), folded + parked[row] * g->x.n, (size_t)g->x.n * sizeof *folded);
 }
 
 static void unpark(const window_walk *g, int64_t first, int64_t n_rows, float *state)
 {
-    static const int rows[PARKED_ROWS] = {AFT_REF_K, AFT_NUM, AFT_DEN};
     memset(state, 0, (size_t)(AFT_STATE_ROWS * g->x.n) * sizeof *state);
     for (int row = 0; row < PARKED_ROWS; row++)
-        memcpy(state + rows[row] * g->x.n, parked_row(g, first, n_rows, row), (size_t)g->x.n * sizeof *state);
+        memcpy(state + parked[row] * g->x.n, parked_row(g, first, n_rows, row), (size_t)g->x.n * sizeof *state);
 }
 
 /* All keys from the right to the left; what lies behind the windows of each tile is parked in its rows. */
@@ -176,63 +171,54 @@ static void park_suffixes(window_walk *g)
     memcpy(g->s.reference, g->s.suffix + AFT_REF_K * g->x.n, (size_t)g->x.n * sizeof *g->s.reference);
 }
 
-/* ---- the buffer of weighed keys ---- */
+/* ---- the ring of weighed keys ---- */
 
-static float *buffer_row(const window_walk *g, int64_t j) { return g->s.weighed + (g->slot + j - g->held.begin) * PANEL_ROW; }
+static float *ring_row(const window_walk *g, int64_t j) { return g->s.weighed + j % g->union_keys * PANEL_ROW; }
 
-/* Drops the keys before `begin` and makes room for those up to `end`. */
-static void make_room(window_walk *g, int64_t begin, int64_t end)
-{
-    int64_t dropped = heed_smaller(begin, g->held.end) - g->held.begin;
-    g->slot += dropped;
-    g->held.begin += dropped;
-    if (heed_range_is_empty(g->held))
-        g->held = (heed_key_range){begin, begin};
-    if (g->slot + (end - g->held.begin) <= g->capacity)
-        return;
-    for (int64_t c = 0; c < g->x.n; c += AFT_PANEL) {
-        float *panel = g->s.weighed + c / AFT_PANEL * g->capacity * PANEL_ROW;
-        memmove(panel, panel + g->slot * PANEL_ROW, (size_t)((g->held.end - g->held.begin) * PANEL_ROW) * sizeof *panel);
-    }
-    g->slot = 0;
-}
+/* Where key j and those behind it stop to lie one behind the other. */
+static int64_t ring_end(const window_walk *g, int64_t j) { return (j / g->union_keys + 1) * g->union_keys; }
 
-/* Moves the reference to key j, where that stands far above it, and the buffer with it. */
-static void move_reference(window_walk *g, int64_t j)
+/* Moves the reference to `key`, where that stands far above it, and the ring with it. */
+static void move_reference(window_walk *g, const float *key)
 {
     const heed_kernels *kernels = g->job->kernels;
-    kernels->aft_move(g->s.reference, g->s.factor, heed_row(&g->job->plan->k, g->x.b, g->x.h, j) + g->x.first, g->x.n);
-    for (int64_t c = 0; c < g->x.n; c += AFT_PANEL) {
-        float *rows = buffer_row(g, g->held.begin) + c / AFT_PANEL * g->capacity * PANEL_ROW;
-        int64_t width = heed_smaller(AFT_PANEL, g->x.n - c);
-        int n_held = (int)(g->held.end - g->held.begin);
-        kernels->scale_rows(rows, PANEL_ROW, g->s.factor + c, n_held, width);
-        kernels->scale_rows(rows + width, PANEL_ROW, g->s.factor + c, n_held, width);
+    kernels->aft_move(g->s.reference, g->s.factor, key, g->x.n);
+    for (int64_t j = g->held.begin, end; j < g->held.end; j = end) {
+        end = heed_smaller(g->held.end, ring_end(g, j));
+        for (int64_t c = 0; c < g->x.n; c += AFT_PANEL) {
+            float *rows = ring_row(g, j) + c / AFT_PANEL * g->union_keys * PANEL_ROW;
+            int64_t width = heed_smaller(AFT_PANEL, g->x.n - c);
+            kernels->scale_rows(rows, PANEL_ROW, g->s.factor + c, (int)(end - j), width);
+            kernels->scale_rows(rows + width, PANEL_ROW, g->s.factor + c, (int)(end - j), width);
+        }
     }
 }
 
-/* Weighs keys up to `end`, or up to one that would move the reference and that the first row of the group does not see:
- * then the group ends before the rows that see it. */
+/* Weighs the keys that are not yet in the ring, up to one that would move the reference and that the first row of the
+ * group does not see: then the group ends before the rows that see it. */
 static void hold_keys(window_walk *g, heed_key_range keys)
 {
-    const aft_plan *p = g->job->plan;
-    make_room(g, keys.begin, keys.end);
-    if (heed_range_is_empty(g->held)) /* some keys may have come into the prefix unseen */
-        g->job->kernels->aft_move(g->s.reference, g->s.factor, g->s.prefix + AFT_REF_K * g->x.n, g->x.n);
+    const heed_tensor *k = &g->job->plan->k, *v = &g->job->plan->v;
+    g->held.begin = keys.begin;
+    if (g->held.end <= keys.begin) { /* some keys may have come into the prefix unseen */
+        g->held.end = keys.begin;
+        move_reference(g, g->s.prefix + AFT_REF_K * g->x.n);
+    }
     while (g->held.end < keys.end) {
-        int64_t j = g->held.end;
-        j += g->job->kernels->aft_weigh(buffer_row(g, j), g->capacity * PANEL_ROW, g->s.reference,
-                                        heed_row(&p->k, g->x.b, g->x.h, j) + g->x.first, p->k.stride[2],
-                                        heed_row(&p->v, g->x.b, g->x.h, j) + g->x.first, p->v.stride[2],
-                                        (int)(keys.end - j), g->x.n, &g->spoiled);
-        g->held.end = j;
-        if (j < keys.end && j < g->sees[0].end) {
-            move_reference(g, j);
-        } else if (j < keys.end) {
-            while (g->sees[g->n_rows - 1].end > j)
+        int64_t j = g->held.end, end = heed_smaller(keys.end, ring_end(g, j));
+        const float *key = heed_row(k, g->x.b, g->x.h, j) + g->x.first;
+        int n_weighed = g->job->kernels->aft_weigh(ring_row(g, j), g->union_keys * PANEL_ROW, g->s.reference, key,
+                                                   k->stride[2], heed_row(v, g->x.b, g->x.h, j) + g->x.first,
+                                                   v->stride[2], (int)(end - j), g->x.n, &g->spoiled);
+        g->held.end += n_weighed;
+        if (g->held.end == end)
+            continue;
+        if (g->held.end >= g->sees[0].end) {
+            while (g->sees[g->n_rows - 1].end > g->held.end)
                 g->n_rows--;
             return;
         }
+        move_reference(g, key + n_weighed * k->stride[2]);
     }
 }
 
@@ -317,7 +303,8 @@ static void mix(window_walk *g)
     for (int64_t c = 0; c < g->x.n; c += AFT_PANEL) {
         int64_t width = heed_smaller(AFT_PANEL, g->x.n - c), panel = c / AFT_PANEL;
         for (heed_key_range block = {all.begin, all.begin}; block.end < all.end;) {
-            block = (heed_key_range){block.end, heed_smaller(block.end + HEED_BLOCK_KEYS, all.end)};
+            int64_t end = heed_smaller(block.end + HEED_BLOCK_KEYS, all.end);
+            block = (heed_key_range){block.end, heed_smaller(end, ring_end(g, block.end))};
             for (const window_tile *t = g->tiles; t < g->tiles + g->n_tiles; t++) {
                 heed_key_range own = heed_range_common(t->keys, block);
                 if (heed_range_is_empty(own))
@@ -325,7 +312,7 @@ static void mix(window_walk *g)
                 g->job->kernels->mix_rows(sums_row(g, t->first) + panel * HEED_AFT_WINDOW_ROWS * PANEL_ROW, PANEL_ROW,
                                           own.begin == t->keys.begin ? g->rescale + t->first : g->s.ones,
                                           weights_row(g, t->first) + (own.begin - t->keys.begin), g->union_keys,
-                                          buffer_row(g, own.begin) + panel * g->capacity * PANEL_ROW, PANEL_ROW,
+                                          ring_row(g, own.begin) + panel * g->union_keys * PANEL_ROW, PANEL_ROW,
                                           (int)(own.end - own.begin), t->n_rows, 2 * width);
             }
         }
@@ -369,7 +356,7 @@ void heed_aft_window_task(void *argument, int64_t index, int worker)
 {
     aft_job *job = argument;
     const aft_plan *p = job->plan;
-    window_walk g = {.job = job, .causal = p->mask.right == 0, .capacity = capacity(p), .union_keys = union_keys(p)};
+    window_walk g = {.job = job, .causal = p->mask.right == 0, .union_keys = union_keys(p)};
     carve(&g.s, heed_scratch_slice(job->context, worker), p);
     g.x = heed_aft_slice(job, index / job->parts, index % job->parts, HEED_AFT_WINDOW_SLICE, g.s.state);
     g.length = heed_query_length(&p->mask, g.x.b);
