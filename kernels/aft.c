@@ -74,48 +74,96 @@ void HEED_FN(aft_fold)(float *state, int64_t n_channels)
     }
 }
 
-/* The sums of `other` join those of `state`, as one key with their reference would. */
-void HEED_FN(aft_join)(float *restrict state, const float *restrict other, int64_t n_channels)
+HEED_INLINE vf sum_of_rows(const float *state, int row, int row_of_new, int64_t n_channels, int width)
 {
-    vf low = vf_set1(-__builtin_inff()), one = vf_set1(1.0f);
+    return vf_add(vf_load_n(state + row * n_channels, width), vf_load_n(state + row_of_new * n_channels, width));
+}
+
+void HEED_FN(aft_join)(float *rows, int64_t stride, const float *restrict state, const float *other,
+                       int64_t other_stride, int64_t n_channels)
+{
+    vf low = vf_set1(-__builtin_inff()), zero = vf_zero(), one = vf_set1(1.0f);
     for (int64_t c = 0; c < n_channels; c += VF_LANES) {
         int width = lanes_left(n_channels - c);
-        const float *b = other + c;
-        float *a = state + c;
-        vf ref_k = vf_load_n(a + AFT_REF_K * n_channels, width), ref_w = vf_load_n(a + AFT_REF_W * n_channels, width);
-        vf key = vf_load_n(b + AFT_REF_K * n_channels, width), bias = vf_load_n(b + AFT_REF_W * n_channels, width);
-        vf above = vf_add(vf_sub(key, ref_k), vf_sub(bias, ref_w));
-        vm empty = vf_eq(key, low), moves = vf_lt(vf_set1(MOVE_ABOVE), above);
-        vf factor = vf_select(moves, exp_vector(vf_sub(vf_zero(), above)), one);
-        vf weight = vf_select(empty, vf_zero(), vf_select(moves, one, exp_vector(above)));
-        for (int row = AFT_NUM; row < AFT_STATE_ROWS; row++) {
-            vf sum = vf_mul(vf_load_n(a + row * n_channels, width), factor);
-            vf joined = vf_fma(weight, vf_load_n(b + row * n_channels, width), sum);
-            vf_store_n(a + row * n_channels, joined, width);
+        vf num = sum_of_rows(state + c, AFT_NUM, AFT_NEW_NUM, n_channels, width);
+        vf den = sum_of_rows(state + c, AFT_DEN, AFT_NEW_DEN, n_channels, width);
+        vf ref = sum_of_rows(state + c, AFT_REF_K, AFT_REF_W, n_channels, width);
+        if (other) {
+            vf key = vf_load_n(other + c, width), above = vf_sub(key, ref);
+            vm moves = vf_lt(vf_set1(MOVE_ABOVE), above);
+            vf factor = vf_select(moves, exp_vector(vf_sub(zero, above)), one);
+            vf weight = vf_select(vf_eq(key, low), zero, vf_select(moves, one, exp_vector(above)));
+            num = vf_fma(weight, vf_load_n(other + other_stride + c, width), vf_mul(num, factor));
+            den = vf_fma(weight, vf_load_n(other + 2 * other_stride + c, width), vf_mul(den, factor));
+            ref = vf_select(moves, key, ref);
         }
-        vf_store_n(a + AFT_REF_K * n_channels, vf_select(moves, key, ref_k), width);
-        vf_store_n(a + AFT_REF_W * n_channels, vf_select(moves, bias, ref_w), width);
+        vf_store_n(rows + c, ref, width);
+        vf_store_n(rows + stride + c, num, width);
+        vf_store_n(rows + 2 * stride + c, den, width);
     }
 }
 
-void HEED_FN(aft_start)(float *restrict o, int64_t o_stride, int64_t panel_stride, const float *restrict state,
+void HEED_FN(aft_start)(float *restrict o, int64_t o_stride, int64_t panel_stride, const float *restrict rows,
                         const float *restrict ref, int n_rows, int64_t n_channels)
 {
     for (int64_t c = 0; c < n_channels; c += VF_LANES) {
         int64_t in_panel = c % AFT_PANEL, panel_width = n_channels - (c - in_panel);
         panel_width = panel_width < AFT_PANEL ? panel_width : AFT_PANEL;
         int width = lanes_left(n_channels - c);
-        const float *row = state + c;
-        vf num = vf_add(vf_load_n(row + AFT_NUM * n_channels, width), vf_load_n(row + AFT_NEW_NUM * n_channels, width));
-        vf den = vf_add(vf_load_n(row + AFT_DEN * n_channels, width), vf_load_n(row + AFT_NEW_DEN * n_channels, width));
-        vf above = vf_add(vf_sub(vf_load_n(row + AFT_REF_K * n_channels, width), vf_load_n(ref + c, width)),
-                          vf_load_n(row + AFT_REF_W * n_channels, width));
-        vf factor = vf_select(vf_eq(den, vf_zero()), vf_zero(), exp_vector(above));
+        vf den = vf_load_n(rows + 2 * n_channels + c, width);
+        vf factor = exp_vector(vf_sub(vf_load_n(rows + c, width), vf_load_n(ref + c, width)));
+        factor = vf_select(vf_eq(den, vf_zero()), vf_zero(), factor);
+        vf num = vf_mul(vf_load_n(rows + n_channels + c, width), factor);
+        den = vf_mul(den, factor);
         for (int r = 0; r < n_rows; r++) {
             float *sums = o + c / AFT_PANEL * panel_stride + r * o_stride + in_panel;
-            vf_store_n(sums, vf_mul(num, factor), width);
-            vf_store_n(sums + panel_width, vf_mul(den, factor), width);
+            vf_store_n(sums, num, width);
+            vf_store_n(sums + panel_width, den, width);
         }
+    }
+}
+
+int HEED_FN(aft_refer)(float *restrict state, const float *restrict ref, int64_t n_channels)
+{
+    vf zero = vf_zero(), one = vf_set1(1.0f), apart = zero;
+    for (int64_t c = 0; c < n_channels; c += VF_LANES) {
+        int width = lanes_left(n_channels - c);
+        float *row = state + c;
+        vf den = sum_of_rows(row, AFT_DEN, AFT_NEW_DEN, n_channels, width), wanted = vf_load_n(ref + c, width);
+        vf own = sum_of_rows(row, AFT_REF_K, AFT_REF_W, n_channels, width);
+        vf factor = exp_vector(vf_sub(own, wanted));
+        vm same = vf_eq(own, wanted), finite = vf_lt(vf_abs(wanted), vf_set1(__builtin_inff()));
+        vf lost = vf_select(vf_lt(vf_mul(den, factor), vf_set1(AFT_LARGE_SUM)), one, zero);
+        vf stays = vf_select(same, zero, vf_select(finite, lost, one));
+        vm goes = vf_eq(stays, zero);
+        factor = vf_select(goes, vf_select(same, one, factor), one);
+        apart = vf_add(apart, stays);
+        for (int sum = AFT_NUM; sum < AFT_STATE_ROWS; sum++)
+            vf_store_n(row + sum * n_channels, vf_mul(vf_load_n(row + sum * n_channels, width), factor), width);
+        vf_store_n(row + AFT_REF_K * n_channels, vf_select(goes, wanted, vf_load_n(row + AFT_REF_K * n_channels, width)),
+                   width);
+        vf_store_n(row + AFT_REF_W * n_channels, vf_select(goes, zero, vf_load_n(row + AFT_REF_W * n_channels, width)),
+                   width);
+    }
+    return !vm_any(vf_lt(zero, apart));
+}
+
+void HEED_FN(aft_gather)(float *restrict state, const float *restrict e, int64_t panel_stride, int n_keys,
+                         int64_t n_channels)
+{
+    for (int64_t c = 0; c < n_channels; c += VF_LANES) {
+        int64_t in_panel = c % AFT_PANEL, panel_width = n_channels - (c - in_panel);
+        panel_width = panel_width < AFT_PANEL ? panel_width : AFT_PANEL;
+        int width = lanes_left(n_channels - c);
+        const float *rows = e + c / AFT_PANEL * panel_stride + in_panel;
+        float *new_num = state + AFT_NEW_NUM * n_channels + c, *new_den = state + AFT_NEW_DEN * n_channels + c;
+        vf num = vf_load_n(new_num, width), den = vf_load_n(new_den, width);
+        for (int j = 0; j < n_keys; j++) {
+            num = vf_add(num, vf_load_n(rows + j * 2 * AFT_PANEL, width));
+            den = vf_add(den, vf_load_n(rows + j * 2 * AFT_PANEL + panel_width, width));
+        }
+        vf_store_n(new_num, num, width);
+        vf_store_n(new_den, den, width);
     }
 }
 
@@ -136,20 +184,23 @@ void HEED_FN(aft_move)(float *restrict ref, float *restrict factor, const float 
     }
 }
 
-/* x where it is finite, else 0 and a mark in `spoiled`: x - x is 0 for finite x only. */
-HEED_INLINE vf finite_or_zero(vf x, vf *spoiled)
+HEED_INLINE int key_moves(const float *ref, const float *k, int64_t n_channels)
 {
-    vf zero = vf_sub(x, x);
-    *spoiled = vf_add(*spoiled, zero);
-    return vf_select(vf_eq(zero, vf_zero()), x, vf_zero());
+    for (int64_t c = 0; c < n_channels; c += VF_LANES) {
+        int width = lanes_left(n_channels - c);
+        if (vm_any(stands_above(vf_load_n(k + c, width), vf_load_n(ref + c, width))))
+            return 1;
+    }
+    return 0;
 }
 
 int HEED_FN(aft_weigh)(float *restrict e, int64_t panel_stride, const float *ref, const float *k, int64_t k_stride,
-                       const float *v, int64_t v_stride, int n_keys, int64_t n_channels, int *spoiled)
+                       const float *v, int64_t v_stride, int n_keys, int64_t n_channels, int *n_clean)
 {
-    vf low = vf_set1(-__builtin_inff()), infinite = vf_set1(__builtin_inff());
-    for (int j = 0; j < n_keys; j++) {
-        vf highest = vf_zero(), unclean = vf_zero();
+    const vf low = vf_set1(-__builtin_inff()), zero = vf_zero(), limit = vf_set1(MOVE_ABOVE);
+    int clean = n_keys, j = 0;
+    for (; j < n_keys; j++) {
+        vf highest = zero, unclean = zero;
         for (int64_t c = 0; c < n_channels; c += VF_LANES) {
             int64_t in_panel = c % AFT_PANEL, panel_width = n_channels - (c - in_panel);
             panel_width = panel_width < AFT_PANEL ? panel_width : AFT_PANEL;
@@ -158,18 +209,23 @@ int HEED_FN(aft_weigh)(float *restrict e, int64_t panel_stride, const float *ref
             prefetch(k + c, j + WEIGH_AHEAD, k_stride);
             prefetch(v + c, j + WEIGH_AHEAD, v_stride);
             vf key = vf_load_n(k + j * k_stride + c, width), above = vf_sub(key, vf_load_n(ref + c, width));
-            highest = vf_max(vf_select(vf_lt(key, infinite), above, vf_zero()), highest);
+            highest = vf_max(above, highest);
             vm hidden = vf_eq(key, low);
-            vf weight = vf_select(hidden, vf_zero(), exp_vector(above));
-            vf value = vf_select(hidden, vf_zero(), vf_load_n(v + j * v_stride + c, width));
-            vf_store_n(row, finite_or_zero(vf_mul(weight, value), &unclean), width);
-            vf_store_n(row + panel_width, finite_or_zero(weight, &unclean), width);
+            vf weight = vf_select(hidden, zero, exp_vector(above));
+            vf product = vf_mul(weight, vf_select(hidden, zero, vf_load_n(v + j * v_stride + c, width)));
+            vf finite = vf_fma(product, zero, vf_mul(weight, zero)); /* 0, or NaN */
+            vm clear = vf_eq(finite, zero);
+            unclean = vf_add(unclean, finite);
+            vf_store_n(row, vf_select(clear, product, zero), width);
+            vf_store_n(row + panel_width, vf_select(clear, weight, zero), width);
         }
-        if (vm_any(vf_lt(vf_set1(MOVE_ABOVE), highest)))
-            return j;
-        *spoiled |= vm_any(vf_unordered(unclean, unclean));
+        if (vm_any(vf_lt(limit, highest)) && key_moves(ref, k + j * k_stride, n_channels))
+            break;
+        if (clean == n_keys && vm_any(vf_unordered(unclean, unclean)))
+            clean = j;
     }
-    return n_keys;
+    *n_clean = clean < j ? clean : j;
+    return j;
 }
 
 /* e^-|q| never overflows: 1 / (1 + e) for q >= 0, e / (1 + e) below. */

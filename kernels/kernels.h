@@ -21,6 +21,9 @@ enum {
 /* Terms that underflow in a sum of N products are below N 2^-126 together: nothing beside a sum like this. */
 #define AFT_SMALLEST_PROOF 1e-26f
 
+/* And this much may still shrink by any factor that matters. */
+#define AFT_LARGE_SUM 1e-20f
+
 /* The rows of a state of aft_keys. */
 enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STATE_ROWS };
 
@@ -66,17 +69,21 @@ enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STA
  *                w[j] = -inf passes over the key, k_jc = -inf over its channel, whatever v holds. NaN stays NaN, and
  *                +inf gives NaN. Starts from reference (-inf, 0) and sums of 0.
  * aft_fold       num, den += those of the keys since the last fold, which start again from 0
- * aft_join       adds the sums of the state `other`, which are against its own reference; the reference moves to that one
- *                as to a key. A reference of -inf is an empty state, whose sums are 0.
- * aft_start      n_rows rows, o_stride apart, of sums in panels (aft_weigh) that hold those of a state, against ref
+ * aft_join       rows ref, num, den, `stride` apart: those of a state, its two levels added up, and of `other`, such rows
+ *                too or NULL, which joins as one key with its reference would
+ * aft_start      n_rows rows of sums, o_stride apart, in panels (aft_weigh): those of rows ref, num, den, n_channels
+ *                apart, against ref
+ * aft_refer      moves the references of a state to ref, where its den then still is AFT_LARGE_SUM or more; returns
+ *                whether all of them stand there
+ * aft_gather     adds n_keys rows that aft_weigh made to a state with the same references
  * aft_row        out[c] = gate all of num / all of den, 0 where den is 0; gate = sigmoid(q[c]), 1 where q is NULL
  * aft_move       where k[c] is finite and more than 8 above ref[c]: factor[c] = e^(ref[c] - k[c]), ref[c] = k[c]; elsewhere
  *                factor[c] = 1
  * aft_weigh      the rows [e^(k - ref) v, e^(k - ref)] of keys j < n_keys, up to the first that aft_move would take as
- *                reference; returns how many. Channel c stands in panel c / AFT_PANEL; panels are panel_stride apart,
+ *                reference; returns how many, and in *n_clean how many of these come before one where something is not
+ *                finite. Channel c stands in panel c / AFT_PANEL; panels are panel_stride apart,
  *                their rows 2 AFT_PANEL, and a row holds the e^(k - ref) v of the panel's channels, then its
- *                e^(k - ref). What is not finite is stored as 0, and *spoiled is set (a key of -inf: both are 0,
- *                whatever v holds).
+ *                e^(k - ref). Both are stored as 0 where one is not finite, and for a key of -inf, whatever v holds.
  * aft_ratio      out[c] = gate num[c] / den[c], gate as above. Returns non-zero when a den lies below AFT_SMALLEST_PROOF
  *                or a num / den is not finite: those results prove nothing. Asks for out and q `ahead` floats further on.
  * mix_rows       o[t * o_stride + c] = that rescale[t] + sum_j p[t * p_stride + j] e[j * e_stride + c], t < n_rows,
@@ -124,10 +131,15 @@ enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STA
       (float *restrict state, const float *restrict k, int64_t k_stride, const float *restrict v, int64_t v_stride,    \
        const float *restrict w, int n_keys, int64_t n_channels, int scalar_keys))                                      \
     X(void, aft_fold, (float *state, int64_t n_channels))                                                              \
-    X(void, aft_join, (float *restrict state, const float *restrict other, int64_t n_channels))                        \
+    X(void, aft_join,                                                                                                  \
+      (float *rows, int64_t stride, const float *restrict state, const float *other, int64_t other_stride,             \
+       int64_t n_channels))                                                                                            \
     X(void, aft_start,                                                                                                 \
-      (float *restrict o, int64_t o_stride, int64_t panel_stride, const float *restrict state,                         \
+      (float *restrict o, int64_t o_stride, int64_t panel_stride, const float *restrict rows,                          \
        const float *restrict ref, int n_rows, int64_t n_channels))                                                     \
+    X(int, aft_refer, (float *restrict state, const float *restrict ref, int64_t n_channels))                          \
+    X(void, aft_gather,                                                                                                \
+      (float *restrict state, const float *restrict e, int64_t panel_stride, int n_keys, int64_t n_channels))          \
     X(void, aft_row,                                                                                                   \
       (float *restrict out, const float *restrict q, const float *restrict state, int64_t n_channels))                 \
     X(int, aft_ratio,                                                                                                  \
@@ -136,7 +148,7 @@ enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STA
     X(void, aft_move, (float *restrict ref, float *restrict factor, const float *k, int64_t n_channels))               \
     X(int, aft_weigh,                                                                                                  \
       (float *restrict e, int64_t panel_stride, const float *ref, const float *k, int64_t k_stride, const float *v,    \
-       int64_t v_stride, int n_keys, int64_t n_channels, int *spoiled))                                                \
+       int64_t v_stride, int n_keys, int64_t n_channels, int *n_clean))                                                \
     X(void, mix_rows,                                                                                                  \
       (float *restrict o, int64_t o_stride, const float *restrict rescale, const float *restrict p, int64_t p_stride,  \
        const float *restrict e, int64_t e_stride, int n_keys, int n_rows, int64_t n_channels))                         \

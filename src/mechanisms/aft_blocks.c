@@ -29,7 +29,8 @@ typedef struct block_scratch {
 typedef struct row_group {
     aft_lane x;    /* the state: of a row computed again */
     int64_t first; /* the query of row 0 */
-    int n_rows, spoiled; /* spoiled: some exp(k - r) v was not finite, and 0 stands in its place */
+    int n_rows;
+    int64_t clean_end;   /* before this key every exp(k - r) v was finite; behind it 0 may stand in its place */
     heed_key_range keys; /* what any row sees */
     heed_key_range sees[HEED_AFT_GROUP_ROWS];
     int finished[HEED_AFT_GROUP_ROWS];
@@ -131,10 +132,12 @@ static void weigh_rows(const aft_job *job, row_group *g, heed_key_range block, c
 static int weigh_keys(const aft_job *job, row_group *g, heed_key_range block, const block_scratch *s)
 {
     const heed_tensor *k = &job->plan->k, *v = &job->plan->v;
-    return job->kernels->aft_weigh(s->weighed, HEED_BLOCK_KEYS * PANEL_ROW, s->reference,
-                                   heed_row(k, g->x.b, g->x.h, block.begin) + g->x.first, k->stride[2],
-                                   heed_row(v, g->x.b, g->x.h, block.begin) + g->x.first, v->stride[2],
-                                   (int)(block.end - block.begin), g->x.n, &g->spoiled);
+    int n_clean, n = job->kernels->aft_weigh(s->weighed, HEED_BLOCK_KEYS * PANEL_ROW, s->reference,
+                                             heed_row(k, g->x.b, g->x.h, block.begin) + g->x.first, k->stride[2],
+                                             heed_row(v, g->x.b, g->x.h, block.begin) + g->x.first, v->stride[2],
+                                             (int)(block.end - block.begin), g->x.n, &n_clean);
+    g->clean_end = n_clean < n ? heed_smaller(g->clean_end, block.begin + n_clean) : g->clean_end;
+    return n;
 }
 
 /* Rows that are mixed together: their weights reach as far as the longest of them, zeros behind the others. */
@@ -198,9 +201,10 @@ static void finish_row(aft_job *job, row_group *g, int r, const block_scratch *s
         return;
     }
     aft_sums sums = {s->sums + (int64_t)r * PANEL_ROW, (int64_t)HEED_AFT_GROUP_ROWS * PANEL_ROW, s->reference, g->m[r]};
-    if (heed_aft_store_sums(job, &g->x, i, &sums) || g->spoiled) {
+    int spoiled = g->sees[r].end > g->clean_end;
+    if (heed_aft_store_sums(job, &g->x, i, &sums) || spoiled) {
         heed_aft_attend_row(job, &g->x, i, s->w);
-        heed_aft_replace_sums(job, &g->x, i, &sums, g->spoiled, s->factor);
+        heed_aft_replace_sums(job, &g->x, i, &sums, spoiled, s->factor);
     }
 }
 
@@ -240,6 +244,7 @@ static void start_group(const aft_job *job, int64_t index, const block_scratch *
     int64_t n_slices = heed_divide_up(p->q.shape[3], HEED_AFT_SLICE), part = index % job->parts / n_slices;
     *g = (row_group){.x = heed_aft_slice(job, index / job->parts, index % n_slices, HEED_AFT_SLICE, s->state)};
     g->first = group_first(p, part);
+    g->clean_end = INT64_MAX;
     g->n_rows = (int)(group_first(p, part + 1) - g->first);
     for (int r = 0; r < g->n_rows; r++) {
         g->m[r] = -INFINITY;

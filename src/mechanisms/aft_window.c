@@ -21,8 +21,8 @@
 
 enum { PANEL_ROW = 2 * AFT_PANEL, GROUP_TILES = HEED_AFT_WINDOW_ROWS / HEED_AFT_TILE_ROWS };
 
-/* The rows of a state that are parked: what w = 0 and a fold leave of it. */
-enum { PARKED_ROWS = 3 };
+/* ref, num, den: what aft_join makes of a state. */
+enum { OUTSIDE_ROWS = 3 };
 
 typedef struct window_scratch {
     float *reference, *factor; /* [d] */
@@ -31,9 +31,9 @@ typedef struct window_scratch {
     float *p;                  /* [HEED_AFT_WINDOW_ROWS][union] */
     float *prefix;             /* states [AFT_STATE_ROWS][d] */
     float *suffix;
-    float *outside[GROUP_TILES];
+    float *outside[GROUP_TILES]; /* rows ref, num, den [d]: prefix and suffix of a tile */
     float *state; /* of a row computed again */
-    float *tail;  /* [PARKED_ROWS][d]: parked for a last tile of fewer rows */
+    float *tail;  /* rows ref, num, den [d]: the suffix of a last tile of fewer rows */
     float *ones, *zeros;
 } window_scratch;
 
@@ -52,8 +52,9 @@ typedef struct window_walk {
     int64_t union_keys;  /* the most keys that a group needs */
     heed_key_range held; /* keys weighed and in the ring */
     int64_t prefix_end;  /* keys before this one are in the prefix */
-    int spoiled;
-    int64_t first; /* the group */
+    int level;           /* the prefix has the references of the ring */
+    int64_t clean_end;   /* before this key every exp(k - r) v was finite; behind it 0 may stand in its place */
+    int64_t first;       /* the group */
     int n_rows, n_tiles;
     window_tile tiles[GROUP_TILES];
     heed_key_range sees[HEED_AFT_WINDOW_ROWS];
@@ -76,9 +77,9 @@ static int64_t carve(window_scratch *s, char *memory, const aft_plan *p)
     s->prefix = heed_arena_take_floats(&arena, AFT_STATE_ROWS * d);
     s->suffix = heed_arena_take_floats(&arena, AFT_STATE_ROWS * d);
     for (int t = 0; t < GROUP_TILES; t++)
-        s->outside[t] = heed_arena_take_floats(&arena, AFT_STATE_ROWS * d);
+        s->outside[t] = heed_arena_take_floats(&arena, OUTSIDE_ROWS * d);
     s->state = heed_arena_take_floats(&arena, AFT_STATE_ROWS * d);
-    s->tail = heed_arena_take_floats(&arena, PARKED_ROWS * d);
+    s->tail = heed_arena_take_floats(&arena, OUTSIDE_ROWS * d);
     s->ones = heed_arena_take_floats(&arena, HEED_AFT_TILE_ROWS);
     s->zeros = heed_arena_take_floats(&arena, HEED_FOLD_KEYS);
     return arena.bytes;
@@ -125,29 +126,12 @@ static void add_outside(const window_walk *g, float *state, heed_key_range keys,
     }
 }
 
-static float *parked_row(const window_walk *g, int64_t first, int64_t n_rows, int row)
+/* Where the suffix of a tile waits: in rows of output that are written later. */
+static float *parked_rows(const window_walk *g, int64_t first, int64_t n_rows, int64_t *stride)
 {
-    if (n_rows < PARKED_ROWS)
-        return g->s.tail + row * g->x.n;
-    return heed_aft_out(g->job->plan, &g->x, first + row);
-}
-
-static const int parked[PARKED_ROWS] = {AFT_REF_K, AFT_NUM, AFT_DEN};
-
-static void park(const window_walk *g, int64_t first, int64_t n_rows)
-{
-    float *folded = g->s.state; /* the suffix itself is folded where HEED_FOLD_KEYS says */
-    memcpy(folded, g->s.suffix, (size_t)(AFT_STATE_ROWS * g->x.n) * sizeof *folded);
-    g->job->kernels->aft_fold(folded, g->x.n);
-    for (int row = 0; row < PARKED_ROWS; row++)
-        memcpy(parked_row(g, first, n_rows, row), folded + parked[row] * g->x.n, (size_t)g->x.n * sizeof *folded);
-}
-
-static void unpark(const window_walk *g, int64_t first, int64_t n_rows, float *state)
-{
-    memset(state, 0, (size_t)(AFT_STATE_ROWS * g->x.n) * sizeof *state);
-    for (int row = 0; row < PARKED_ROWS; row++)
-        memcpy(state + parked[row] * g->x.n, parked_row(g, first, n_rows, row), (size_t)g->x.n * sizeof *state);
+    int fits = n_rows >= OUTSIDE_ROWS;
+    *stride = fits ? g->job->plan->out.stride[2] : g->x.n;
+    return fits ? heed_aft_out(g->job->plan, &g->x, first) : g->s.tail;
 }
 
 /* All keys from the right to the left; what lies behind the windows of each tile is parked in its rows. */
@@ -165,7 +149,9 @@ static void park_suffixes(window_walk *g)
             add_outside(g, g->s.suffix, behind, 0);
             left.end = behind.begin;
         }
-        park(g, first, n_rows);
+        int64_t stride;
+        float *rows = parked_rows(g, first, n_rows, &stride);
+        g->job->kernels->aft_join(rows, stride, g->s.suffix, NULL, 0, g->x.n);
     }
     add_outside(g, g->s.suffix, left, 0);
     memcpy(g->s.reference, g->s.suffix + AFT_REF_K * g->x.n, (size_t)g->x.n * sizeof *g->s.reference);
@@ -192,6 +178,25 @@ static void move_reference(window_walk *g, const float *key)
             kernels->scale_rows(rows + width, PANEL_ROW, g->s.factor + c, (int)(end - j), width);
         }
     }
+    g->level = kernels->aft_refer(g->s.prefix, g->s.reference, g->x.n);
+}
+
+/* Keys with w = 0 up to `end` go over to the prefix: from the ring, where that is the same. */
+static void add_prefix(window_walk *g, int64_t end)
+{
+    while (g->prefix_end < end) {
+        int64_t j = g->prefix_end, part = heed_smaller(end, (j / HEED_FOLD_KEYS + 1) * HEED_FOLD_KEYS);
+        part = heed_smaller(part, ring_end(g, j));
+        if (g->level && part <= g->clean_end && part <= g->held.end) {
+            g->job->kernels->aft_gather(g->s.prefix, ring_row(g, j), g->union_keys * PANEL_ROW, (int)(part - j), g->x.n);
+            if (part % HEED_FOLD_KEYS == 0)
+                g->job->kernels->aft_fold(g->s.prefix, g->x.n);
+        } else {
+            add_outside(g, g->s.prefix, (heed_key_range){j, part}, 1);
+            g->level = g->job->kernels->aft_refer(g->s.prefix, g->s.reference, g->x.n);
+        }
+        g->prefix_end = part;
+    }
 }
 
 /* Weighs the keys that are not yet in the ring, up to one that would move the reference and that the first row of the
@@ -207,10 +212,12 @@ static void hold_keys(window_walk *g, heed_key_range keys)
     while (g->held.end < keys.end) {
         int64_t j = g->held.end, end = heed_smaller(keys.end, ring_end(g, j));
         const float *key = heed_row(k, g->x.b, g->x.h, j) + g->x.first;
-        int n_weighed = g->job->kernels->aft_weigh(ring_row(g, j), g->union_keys * PANEL_ROW, g->s.reference, key,
+        int n_clean, n_weighed = g->job->kernels->aft_weigh(ring_row(g, j), g->union_keys * PANEL_ROW, g->s.reference, key,
                                                    k->stride[2], heed_row(v, g->x.b, g->x.h, j) + g->x.first,
-                                                   v->stride[2], (int)(end - j), g->x.n, &g->spoiled);
+                                                   v->stride[2], (int)(end - j), g->x.n, &n_clean);
         g->held.end += n_weighed;
+        if (n_clean < n_weighed)
+            g->clean_end = heed_smaller(g->clean_end, j + n_clean);
         if (g->held.end == end)
             continue;
         if (g->held.end >= g->sees[0].end) {
@@ -232,12 +239,6 @@ static heed_key_range keys_of(const window_walk *g, int first, int n_rows)
     int64_t end = heed_aft_window(g->job->plan, g->x.b, g->first + first + n_rows - 1).end;
     begin = heed_smaller(heed_larger(begin, 0), all.end);
     return (heed_key_range){begin, heed_larger(begin, heed_smaller(end, sees.end))};
-}
-
-static void add_prefix(window_walk *g, int64_t end)
-{
-    add_outside(g, g->s.prefix, (heed_key_range){g->prefix_end, end}, 1);
-    g->prefix_end = heed_larger(g->prefix_end, end);
 }
 
 static void start_group(window_walk *g, int64_t first)
@@ -266,10 +267,12 @@ static void start_tile(window_walk *g, int t)
     float *outside = g->s.outside[t];
     int64_t n = g->x.n, behind = all_keys(g).end - tile->keys.end;
     add_prefix(g, tile->keys.begin);
-    memcpy(outside, g->s.prefix, (size_t)(AFT_STATE_ROWS * n) * sizeof *outside);
-    if (!g->causal) {
-        unpark(g, g->first + tile->first, tile->n_rows, g->s.suffix);
-        kernels->aft_join(outside, g->s.suffix, n);
+    if (g->causal) {
+        kernels->aft_join(outside, n, g->s.prefix, NULL, 0, n);
+    } else {
+        int64_t stride;
+        const float *rows = parked_rows(g, g->first + tile->first, tile->n_rows, &stride);
+        kernels->aft_join(outside, n, g->s.prefix, rows, stride, n);
     }
     kernels->aft_start(sums_row(g, tile->first), PANEL_ROW, (int64_t)HEED_AFT_WINDOW_ROWS * PANEL_ROW, outside,
                        g->s.reference, tile->n_rows, n);
@@ -327,10 +330,15 @@ static void finish_row(window_walk *g, int t, int r)
         return;
     }
     aft_sums sums = {sums_row(g, r), (int64_t)HEED_AFT_WINDOW_ROWS * PANEL_ROW, g->s.reference, g->m[r]};
-    if (heed_aft_store_sums(g->job, &g->x, i, &sums) || g->spoiled) {
-        memcpy(g->s.state, g->s.outside[t], (size_t)(AFT_STATE_ROWS * g->x.n) * sizeof *g->s.state);
+    int spoiled = g->sees[r].end > g->clean_end;
+    if (heed_aft_store_sums(g->job, &g->x, i, &sums) || spoiled) {
+        static const int rows[OUTSIDE_ROWS] = {AFT_REF_K, AFT_NUM, AFT_DEN};
+        heed_aft_reset(&g->x);
+        for (int row = 0; row < OUTSIDE_ROWS; row++)
+            memcpy(g->x.state + rows[row] * g->x.n, g->s.outside[t] + row * g->x.n,
+                   (size_t)g->x.n * sizeof *g->x.state);
         heed_aft_add_keys(g->job, &g->x, i, heed_range_common(g->tiles[t].keys, g->sees[r]), weights_row(g, r));
-        heed_aft_replace_sums(g->job, &g->x, i, &sums, g->spoiled, g->s.factor);
+        heed_aft_replace_sums(g->job, &g->x, i, &sums, spoiled, g->s.factor);
     }
 }
 
@@ -356,7 +364,7 @@ void heed_aft_window_task(void *argument, int64_t index, int worker)
 {
     aft_job *job = argument;
     const aft_plan *p = job->plan;
-    window_walk g = {.job = job, .causal = p->mask.right == 0, .union_keys = union_keys(p)};
+    window_walk g = {.job = job, .causal = p->mask.right == 0, .union_keys = union_keys(p), .clean_end = INT64_MAX};
     carve(&g.s, heed_scratch_slice(job->context, worker), p);
     g.x = heed_aft_slice(job, index / job->parts, index % job->parts, HEED_AFT_WINDOW_SLICE, g.s.state);
     g.length = heed_query_length(&p->mask, g.x.b);
