@@ -11,16 +11,33 @@
 
 enum { WEIGH_AHEAD = 16 };
 
+/* Channels of a panel where so many are left. */
+HEED_INLINE int64_t panel_channels(int64_t left) { return left < AFT_PANEL ? left : AFT_PANEL; }
+
+/* The reference moves to the key where that stands far above it. Nearly never called: inlined, its registers would be
+ * missing elsewhere. */
+static HEED_NOINLINE void move_channels(float *restrict state, int64_t n_channels, vf key, vf bias, int width)
+{
+    vf ref_k = vf_load_n(state + AFT_REF_K * n_channels, width),
+       ref_w = vf_load_n(state + AFT_REF_W * n_channels, width);
+    vf a = vf_add(vf_sub(key, ref_k), vf_sub(bias, ref_w));
+    vm moves = vf_lt(vf_set1(MOVE_ABOVE), a);
+    vf factor = vf_select(moves, exp_vector(vf_sub(vf_zero(), a)), vf_set1(1.0f));
+    for (int row = AFT_NUM; row < AFT_STATE_ROWS; row++)
+        vf_store_n(state + row * n_channels, vf_mul(vf_load_n(state + row * n_channels, width), factor), width);
+    vf_store_n(state + AFT_REF_K * n_channels, vf_select(moves, key, ref_k), width);
+    vf_store_n(state + AFT_REF_W * n_channels, vf_select(moves, bias, ref_w), width);
+}
+
 HEED_INLINE void aft_channels(float *restrict state, const float *restrict k, int64_t k_stride, const float *restrict v,
                               int64_t v_stride, const float *restrict w, int n_keys, int64_t n_channels, int width,
                               const int scalar_keys)
 {
-    vf low = vf_set1(-__builtin_inff());
+    const vf low = vf_set1(-__builtin_inff());
+    float *new_num = state + AFT_NEW_NUM * n_channels, *new_den = state + AFT_NEW_DEN * n_channels;
     vf ref_k = vf_load_n(state + AFT_REF_K * n_channels, width),
        ref_w = vf_load_n(state + AFT_REF_W * n_channels, width);
-    vf num = vf_load_n(state + AFT_NUM * n_channels, width), den = vf_load_n(state + AFT_DEN * n_channels, width);
-    vf new_num = vf_load_n(state + AFT_NEW_NUM * n_channels, width);
-    vf new_den = vf_load_n(state + AFT_NEW_DEN * n_channels, width);
+    vf num = vf_load_n(new_num, width), den = vf_load_n(new_den, width);
     for (int j = 0; j < n_keys; j++) {
         prefetch(k, j + n_keys, k_stride); /* what the next call is likely to take */
         prefetch(v, j + n_keys, v_stride);
@@ -28,28 +45,23 @@ HEED_INLINE void aft_channels(float *restrict state, const float *restrict k, in
             continue;
         vf key = scalar_keys ? vf_set1(k[j * k_stride]) : vf_load_n(k + j * k_stride, width), bias = vf_set1(w[j]);
         vf a = vf_add(vf_sub(key, ref_k), vf_sub(bias, ref_w));
-        vm moves = vf_lt(vf_set1(MOVE_ABOVE), a);
-        if (vm_any(moves)) {
-            vf factor = vf_select(moves, exp_vector(vf_sub(vf_zero(), a)), vf_set1(1.0f));
-            num = vf_mul(num, factor);
-            den = vf_mul(den, factor);
-            new_num = vf_mul(new_num, factor);
-            new_den = vf_mul(new_den, factor);
-            ref_k = vf_select(moves, key, ref_k);
-            ref_w = vf_select(moves, bias, ref_w);
+        if (vm_any(vf_lt(vf_set1(MOVE_ABOVE), a))) {
+            vf_store_n(new_num, num, width);
+            vf_store_n(new_den, den, width);
+            move_channels(state, n_channels, key, bias, width);
+            num = vf_load_n(new_num, width);
+            den = vf_load_n(new_den, width);
+            ref_k = vf_load_n(state + AFT_REF_K * n_channels, width);
+            ref_w = vf_load_n(state + AFT_REF_W * n_channels, width);
             a = vf_add(vf_sub(key, ref_k), vf_sub(bias, ref_w));
         }
         vm hidden = vf_eq(key, low);
-        vf e = vf_select(hidden, vf_zero(), exp_vector(a));
-        new_den = vf_add(new_den, e);
-        new_num = vf_select(hidden, new_num, vf_fma(e, vf_load_n(v + j * v_stride, width), new_num));
+        vf e = vf_select(hidden, vf_zero(), exp_weight(a));
+        den = vf_add(den, e);
+        num = vf_select(hidden, num, vf_fma(e, vf_load_n(v + j * v_stride, width), num));
     }
-    vf_store_n(state + AFT_REF_K * n_channels, ref_k, width);
-    vf_store_n(state + AFT_REF_W * n_channels, ref_w, width);
-    vf_store_n(state + AFT_NUM * n_channels, num, width);
-    vf_store_n(state + AFT_DEN * n_channels, den, width);
-    vf_store_n(state + AFT_NEW_NUM * n_channels, new_num, width);
-    vf_store_n(state + AFT_NEW_DEN * n_channels, new_den, width);
+    vf_store_n(new_num, num, width);
+    vf_store_n(new_den, den, width);
 }
 
 void HEED_FN(aft_keys)(float *restrict state, const float *restrict k, int64_t k_stride, const float *restrict v,
@@ -89,13 +101,12 @@ void HEED_FN(aft_join)(float *rows, int64_t stride, const float *restrict state,
         vf den = sum_of_rows(state + c, AFT_DEN, AFT_NEW_DEN, n_channels, width);
         vf ref = sum_of_rows(state + c, AFT_REF_K, AFT_REF_W, n_channels, width);
         if (other) {
-            vf key = vf_load_n(other + c, width), above = vf_sub(key, ref);
-            vm moves = vf_lt(vf_set1(MOVE_ABOVE), above);
-            vf factor = vf_select(moves, exp_vector(vf_sub(zero, above)), one);
-            vf weight = vf_select(vf_eq(key, low), zero, vf_select(moves, one, exp_vector(above)));
-            num = vf_fma(weight, vf_load_n(other + other_stride + c, width), vf_mul(num, factor));
-            den = vf_fma(weight, vf_load_n(other + 2 * other_stride + c, width), vf_mul(den, factor));
-            ref = vf_select(moves, key, ref);
+            vf key = vf_load_n(other + c, width), above = vf_sub(key, ref), e = exp_vector(vf_sub(zero, vf_abs(above)));
+            vm higher = vf_lt(zero, above);
+            vf weight = vf_select(vf_eq(key, low), zero, vf_select(higher, one, e));
+            num = vf_fma(weight, vf_load_n(other + other_stride + c, width), vf_mul(num, vf_select(higher, e, one)));
+            den = vf_fma(weight, vf_load_n(other + 2 * other_stride + c, width), vf_mul(den, vf_select(higher, e, one)));
+            ref = vf_select(higher, key, ref);
         }
         vf_store_n(rows + c, ref, width);
         vf_store_n(rows + stride + c, num, width);
@@ -107,8 +118,7 @@ void HEED_FN(aft_start)(float *restrict o, int64_t o_stride, int64_t panel_strid
                         const float *restrict ref, int n_rows, int64_t n_channels)
 {
     for (int64_t c = 0; c < n_channels; c += VF_LANES) {
-        int64_t in_panel = c % AFT_PANEL, panel_width = n_channels - (c - in_panel);
-        panel_width = panel_width < AFT_PANEL ? panel_width : AFT_PANEL;
+        int64_t in_panel = c % AFT_PANEL, panel_width = panel_channels(n_channels - (c - in_panel));
         int width = lanes_left(n_channels - c);
         vf den = vf_load_n(rows + 2 * n_channels + c, width);
         vf factor = exp_vector(vf_sub(vf_load_n(rows + c, width), vf_load_n(ref + c, width)));
@@ -152,8 +162,7 @@ void HEED_FN(aft_gather)(float *restrict state, const float *restrict e, int64_t
                          int64_t n_channels)
 {
     for (int64_t c = 0; c < n_channels; c += VF_LANES) {
-        int64_t in_panel = c % AFT_PANEL, panel_width = n_channels - (c - in_panel);
-        panel_width = panel_width < AFT_PANEL ? panel_width : AFT_PANEL;
+        int64_t in_panel = c % AFT_PANEL, panel_width = panel_channels(n_channels - (c - in_panel));
         int width = lanes_left(n_channels - c);
         const float *rows = e + c / AFT_PANEL * panel_stride + in_panel;
         float *new_num = state + AFT_NEW_NUM * n_channels + c, *new_den = state + AFT_NEW_DEN * n_channels + c;
@@ -202,8 +211,7 @@ int HEED_FN(aft_weigh)(float *restrict e, int64_t panel_stride, const float *ref
     for (; j < n_keys; j++) {
         vf highest = zero, unclean = zero;
         for (int64_t c = 0; c < n_channels; c += VF_LANES) {
-            int64_t in_panel = c % AFT_PANEL, panel_width = n_channels - (c - in_panel);
-            panel_width = panel_width < AFT_PANEL ? panel_width : AFT_PANEL;
+            int64_t in_panel = c % AFT_PANEL, panel_width = panel_channels(n_channels - (c - in_panel));
             int width = lanes_left(n_channels - c);
             float *row = e + c / AFT_PANEL * panel_stride + j * 2 * AFT_PANEL + in_panel;
             prefetch(k + c, j + WEIGH_AHEAD, k_stride);
@@ -211,7 +219,7 @@ int HEED_FN(aft_weigh)(float *restrict e, int64_t panel_stride, const float *ref
             vf key = vf_load_n(k + j * k_stride + c, width), above = vf_sub(key, vf_load_n(ref + c, width));
             highest = vf_max(above, highest);
             vm hidden = vf_eq(key, low);
-            vf weight = vf_select(hidden, zero, exp_vector(above));
+            vf weight = vf_select(hidden, zero, exp_weight(above));
             vf product = vf_mul(weight, vf_select(hidden, zero, vf_load_n(v + j * v_stride + c, width)));
             vf finite = vf_fma(product, zero, vf_mul(weight, zero)); /* 0, or NaN */
             vm clear = vf_eq(finite, zero);
@@ -265,20 +273,22 @@ void HEED_FN(aft_row)(float *restrict out, const float *restrict q, const float 
     }
 }
 
-int HEED_FN(aft_ratio)(float *restrict out, const float *restrict q, const float *restrict num,
-                       const float *restrict den, int64_t n, int64_t ahead)
+int HEED_FN(aft_ratio)(float *restrict out, const float *restrict q, const float *restrict sums, int64_t panel_stride,
+                       int64_t n_channels, int64_t ahead)
 {
     float ones[VF_LANES];
     vf one = vf_set1(1.0f), smallest = vf_set1(AFT_SMALLEST_PROOF), doubt = vf_zero();
     vf_store(ones, one);
-    for (int64_t i = 0; i < n; i += VF_LANES) {
-        int width = lanes_left(n - i);
-        prefetch(out + i, 1, ahead);
-        prefetch(q ? q + i : out + i, 1, ahead);
+    for (int64_t c = 0; c < n_channels; c += VF_LANES) {
+        int64_t in_panel = c % AFT_PANEL, panel_width = panel_channels(n_channels - (c - in_panel));
+        int width = lanes_left(n_channels - c);
+        const float *num = sums + c / AFT_PANEL * panel_stride + in_panel;
+        prefetch(out + c, 1, ahead);
+        prefetch(q ? q + c : out + c, 1, ahead);
         /* 1 where there is no channel */
-        vf below = vf_add(vf_load_n(den + i, width), vf_sub(one, vf_load_n(ones, width)));
-        vf ratio = vf_divide(vf_load_n(num + i, width), below, vf_reciprocal(below));
-        store_gated(out + i, q ? q + i : q, ratio, width);
+        vf below = vf_add(vf_load_n(num + panel_width, width), vf_sub(one, vf_load_n(ones, width)));
+        vf ratio = vf_divide(vf_load_n(num, width), below, vf_reciprocal(below));
+        store_gated(out + c, q ? q + c : q, ratio, width);
         doubt = vf_add(doubt, vf_select(vf_lt(below, smallest), one, vf_sub(ratio, ratio)));
     }
     return vm_any(vf_lt(vf_zero(), doubt)) || vm_any(vf_unordered(doubt, doubt));

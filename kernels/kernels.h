@@ -84,8 +84,9 @@ enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STA
  *                finite. Channel c stands in panel c / AFT_PANEL; panels are panel_stride apart,
  *                their rows 2 AFT_PANEL, and a row holds the e^(k - ref) v of the panel's channels, then its
  *                e^(k - ref). Both are stored as 0 where one is not finite, and for a key of -inf, whatever v holds.
- * aft_ratio      out[c] = gate num[c] / den[c], gate as above. Returns non-zero when a den lies below AFT_SMALLEST_PROOF
- *                or a num / den is not finite: those results prove nothing. Asks for out and q `ahead` floats further on.
+ * aft_ratio      out[c] = gate num / den of channel c, whose sums stand in panels as aft_weigh lays them out; gate as in
+ *                aft_row. Returns non-zero when a den lies below AFT_SMALLEST_PROOF or a num / den is not finite: those
+ *                results prove nothing. Asks for out and q `ahead` floats further on.
  * mix_rows       o[t * o_stride + c] = that rescale[t] + sum_j p[t * p_stride + j] e[j * e_stride + c], t < n_rows,
  *                j < n_keys, c < n_channels; the sum in the order of j from zero
  * scale_rows     o[t * o_stride + c] *= factor[c], t < n_rows, c < n_channels
@@ -143,7 +144,7 @@ enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STA
     X(void, aft_row,                                                                                                   \
       (float *restrict out, const float *restrict q, const float *restrict state, int64_t n_channels))                 \
     X(int, aft_ratio,                                                                                                  \
-      (float *restrict out, const float *restrict q, const float *restrict num, const float *restrict den,             \
+      (float *restrict out, const float *restrict q, const float *restrict sums, int64_t panel_stride,                 \
        int64_t n_channels, int64_t ahead))                                                                             \
     X(void, aft_move, (float *restrict ref, float *restrict factor, const float *k, int64_t n_channels))               \
     X(int, aft_weigh,                                                                                                  \

@@ -3,11 +3,9 @@
  * (Milakov and Gimelshein 2018, algorithm 3; FlashAttention, algorithm 1, lines 10 to 13.) */
 #include "kernels/exp.h"
 
-#define LOG2E 1.442695041f
-
 /* e^(x - maximum). The difference first: it is exact near the maximum, whose own weight is exactly 1, and no score is
  * too large for it. */
-HEED_INLINE vf weight_of(vf x, vf maximum) { return exp2_bounded(vf_mul(vf_sub(x, maximum), vf_set1(LOG2E))); }
+HEED_INLINE vf weight_of(vf x, vf maximum) { return exp_weight(vf_sub(x, maximum)); }
 
 /* Four running maxima: one alone would wait for itself at each key. */
 HEED_INLINE vf largest_score(const float *restrict s, int n_keys, vf maximum)

@@ -5,27 +5,17 @@
 
 #include <math.h>
 
-static const float *numerators(const aft_sums *s, int64_t c) { return s->row + c / AFT_PANEL * s->panel_stride; }
-
-/* Channels of the panel that begins at c. */
-static int64_t panel_width(const aft_lane *x, int64_t c) { return heed_smaller(AFT_PANEL, x->n - c); }
-
 static float denominator(const aft_lane *x, const aft_sums *s, int64_t c)
 {
-    int64_t in_panel = c % AFT_PANEL;
-    return numerators(s, c)[panel_width(x, c - in_panel) + in_panel];
+    int64_t in_panel = c % AFT_PANEL, width = heed_smaller(AFT_PANEL, x->n - (c - in_panel));
+    return s->row[c / AFT_PANEL * s->panel_stride + width + in_panel];
 }
 
 int heed_aft_store_sums(const aft_job *job, const aft_lane *x, int64_t i, const aft_sums *s)
 {
     float *out = heed_aft_out(job->plan, x, i), *lse = heed_aft_lse(job->plan, x, i);
-    const float *q = heed_aft_query(job->plan, x, i);
-    int doubtful = 0;
-    for (int64_t c = 0; c < x->n; c += AFT_PANEL) {
-        const float *num = numerators(s, c), *den = num + panel_width(x, c);
-        doubtful |= job->kernels->aft_ratio(out + c, q ? q + c : q, num, den, panel_width(x, c),
-                                            HEED_AFT_OUTPUTS_AHEAD * job->plan->q.stride[2]);
-    }
+    int doubtful = job->kernels->aft_ratio(out, heed_aft_query(job->plan, x, i), s->row, s->panel_stride, x->n,
+                                           HEED_AFT_OUTPUTS_AHEAD * job->plan->q.stride[2]);
     for (int64_t c = 0; c < (lse ? x->n : 0); c++)
         lse[c] = (float)((double)s->reference[c] + (double)s->m + log((double)denominator(x, s, c)));
     return doubtful;
