@@ -9,7 +9,7 @@
 
 #define MOVE_ABOVE 8.0f
 
-enum { WEIGH_AHEAD = 16 };
+enum { WEIGH_AHEAD = 16, KEYS_TOGETHER = 6 };
 
 /* Channels of a panel where so many are left. */
 HEED_INLINE int64_t panel_channels(int64_t left) { return left < AFT_PANEL ? left : AFT_PANEL; }
@@ -64,15 +64,20 @@ HEED_INLINE void aft_channels(float *restrict state, const float *restrict k, in
     vf_store_n(new_den, den, width);
 }
 
+/* A few keys at a time: their rows are read from end to end, side by side, as the processor expects it. */
 void HEED_FN(aft_keys)(float *restrict state, const float *restrict k, int64_t k_stride, const float *restrict v,
                        int64_t v_stride, const float *restrict w, int n_keys, int64_t n_channels, int scalar_keys)
 {
-    for (int64_t c = 0; c < n_channels; c += VF_LANES) {
-        int width = lanes_left(n_channels - c);
-        if (scalar_keys)
-            aft_channels(state + c, k, k_stride, v + c, v_stride, w, n_keys, n_channels, width, 1);
-        else
-            aft_channels(state + c, k + c, k_stride, v + c, v_stride, w, n_keys, n_channels, width, 0);
+    for (int j = 0; j < n_keys; j += KEYS_TOGETHER) {
+        int n = n_keys - j < KEYS_TOGETHER ? n_keys - j : KEYS_TOGETHER;
+        const float *keys = k + j * k_stride, *values = v + j * v_stride;
+        for (int64_t c = 0; c < n_channels; c += VF_LANES) {
+            int width = lanes_left(n_channels - c);
+            if (scalar_keys)
+                aft_channels(state + c, keys, k_stride, values + c, v_stride, w + j, n, n_channels, width, 1);
+            else
+                aft_channels(state + c, keys + c, k_stride, values + c, v_stride, w + j, n, n_channels, width, 0);
+        }
     }
 }
 

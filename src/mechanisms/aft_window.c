@@ -29,11 +29,10 @@ typedef struct window_scratch {
     float *weighed;            /* panels [union keys][PANEL_ROW]: key j stands in row j modulo these */
     float *sums;               /* panels [HEED_AFT_WINDOW_ROWS][PANEL_ROW] */
     float *p;                  /* [HEED_AFT_WINDOW_ROWS][union] */
-    float *prefix;             /* states [AFT_STATE_ROWS][d] */
-    float *suffix;
+    float *prefix, *suffix;    /* states [AFT_STATE_ROWS][d] */
     float *outside[GROUP_TILES]; /* rows ref, num, den [d]: prefix and suffix of a tile */
     float *state; /* of a row computed again */
-    float *tail;  /* rows ref, num, den [d]: the suffix of a last tile of fewer rows */
+    float *tail;  /* rows ref, num, den [d]: the suffix of a last group of fewer rows */
     float *ones, *zeros;
 } window_scratch;
 
@@ -43,6 +42,12 @@ typedef struct window_tile {
     heed_key_range keys;
 } window_tile;
 
+/* Keys outside the windows, whose w is 0. */
+typedef struct outside_sums {
+    aft_lane x;
+    int level; /* its references are those of the ring */
+} outside_sums;
+
 typedef struct window_walk {
     aft_job *job;
     window_scratch s;
@@ -51,8 +56,8 @@ typedef struct window_walk {
     int64_t length;      /* rows that count */
     int64_t union_keys;  /* the most keys that a group needs */
     heed_key_range held; /* keys weighed and in the ring */
+    outside_sums prefix, suffix;
     int64_t prefix_end;  /* keys before this one are in the prefix */
-    int level;           /* the prefix has the references of the ring */
     int64_t clean_end;   /* before this key every exp(k - r) v was finite; behind it 0 may stand in its place */
     int64_t first;       /* the group */
     int n_rows, n_tiles;
@@ -93,7 +98,7 @@ int64_t heed_aft_window_bytes(const aft_plan *p)
 
 int64_t heed_aft_window_parts(const aft_plan *p) { return heed_divide_up(p->q.shape[3], HEED_AFT_WINDOW_SLICE); }
 
-/* ---- outside the windows ---- */
+/* ---- keys and windows ---- */
 
 static heed_key_range all_keys(const window_walk *g) { return heed_visible_range(&g->job->plan->mask, g->x.b, g->length - 1); }
 
@@ -101,60 +106,6 @@ static heed_key_range all_keys(const window_walk *g) { return heed_visible_range
 static heed_key_range window_of(const window_walk *g, int64_t i)
 {
     return heed_range_common(heed_aft_window(g->job->plan, g->x.b, i), all_keys(g));
-}
-
-/* Adds keys with w = 0 to a state, folding where a multiple of HEED_FOLD_KEYS is passed: in either direction. */
-static void add_outside(const window_walk *g, float *state, heed_key_range keys, int forward)
-{
-    const aft_plan *p = g->job->plan;
-    while (!heed_range_is_empty(keys)) {
-        heed_key_range part = keys;
-        if (forward)
-            part.end = heed_smaller(keys.end, (keys.begin / HEED_FOLD_KEYS + 1) * HEED_FOLD_KEYS);
-        else
-            part.begin = heed_larger(keys.begin, (keys.end - 1) / HEED_FOLD_KEYS * HEED_FOLD_KEYS);
-        int64_t from = forward ? part.begin : part.end - 1, sign = forward ? 1 : -1;
-        g->job->kernels->aft_keys(state, heed_row(&p->k, g->x.b, g->x.h, from) + g->x.first, sign * p->k.stride[2],
-                                  heed_row(&p->v, g->x.b, g->x.h, from) + g->x.first, sign * p->v.stride[2],
-                                  g->s.zeros, (int)(part.end - part.begin), g->x.n, 0);
-        if ((forward ? part.end : part.begin) % HEED_FOLD_KEYS == 0)
-            g->job->kernels->aft_fold(state, g->x.n);
-        if (forward)
-            keys.begin = part.end;
-        else
-            keys.end = part.begin;
-    }
-}
-
-/* Where the suffix of a tile waits: in rows of output that are written later. */
-static float *parked_rows(const window_walk *g, int64_t first, int64_t n_rows, int64_t *stride)
-{
-    int fits = n_rows >= OUTSIDE_ROWS;
-    *stride = fits ? g->job->plan->out.stride[2] : g->x.n;
-    return fits ? heed_aft_out(g->job->plan, &g->x, first) : g->s.tail;
-}
-
-/* All keys from the right to the left; what lies behind the windows of each tile is parked in its rows. */
-static void park_suffixes(window_walk *g)
-{
-    aft_lane suffix = g->x;
-    heed_key_range left = all_keys(g);
-    suffix.state = g->s.suffix;
-    heed_aft_reset(&suffix);
-    for (int64_t first = (g->length - 1) / HEED_AFT_TILE_ROWS * HEED_AFT_TILE_ROWS; first >= 0;
-         first -= HEED_AFT_TILE_ROWS) {
-        int64_t n_rows = heed_smaller(HEED_AFT_TILE_ROWS, g->length - first);
-        heed_key_range behind = {heed_larger(window_of(g, first + n_rows - 1).end, left.begin), left.end};
-        if (!heed_range_is_empty(behind)) {
-            add_outside(g, g->s.suffix, behind, 0);
-            left.end = behind.begin;
-        }
-        int64_t stride;
-        float *rows = parked_rows(g, first, n_rows, &stride);
-        g->job->kernels->aft_join(rows, stride, g->s.suffix, NULL, 0, g->x.n);
-    }
-    add_outside(g, g->s.suffix, left, 0);
-    memcpy(g->s.reference, g->s.suffix + AFT_REF_K * g->x.n, (size_t)g->x.n * sizeof *g->s.reference);
 }
 
 /* ---- the ring of weighed keys ---- */
@@ -178,25 +129,85 @@ static void move_reference(window_walk *g, const float *key)
             kernels->scale_rows(rows + width, PANEL_ROW, g->s.factor + c, (int)(end - j), width);
         }
     }
-    g->level = kernels->aft_refer(g->s.prefix, g->s.reference, g->x.n);
+    g->prefix.level = kernels->aft_refer(g->s.prefix, g->s.reference, g->x.n);
 }
 
-/* Keys with w = 0 up to `end` go over to the prefix: from the ring, where that is the same. */
+/* ---- outside the windows ---- */
+
+/* Adds the keys in their order or against it: from the ring, where its references are the same. */
+static void add_outside(window_walk *g, outside_sums *o, heed_key_range keys, int forward)
+{
+    const heed_kernels *kernels = g->job->kernels;
+    const aft_plan *p = g->job->plan;
+    while (!heed_range_is_empty(keys)) {
+        heed_key_range part = keys;
+        if (forward)
+            part.end = heed_smaller(keys.end, (keys.begin / HEED_FOLD_KEYS + 1) * HEED_FOLD_KEYS);
+        else
+            part.begin = heed_larger(keys.begin, (keys.end - 1) / HEED_FOLD_KEYS * HEED_FOLD_KEYS);
+        int64_t from = forward ? part.begin : part.end - 1, sign = forward ? 1 : -1;
+        int in_ring = part.begin >= g->held.begin && part.end <= heed_smaller(g->held.end, ring_end(g, part.begin));
+        if (o->level && in_ring && part.end <= g->clean_end) {
+            kernels->aft_gather(o->x.state, ring_row(g, part.begin), g->union_keys * PANEL_ROW,
+                                (int)(part.end - part.begin), o->x.n);
+        } else {
+            kernels->aft_keys(o->x.state, heed_row(&p->k, o->x.b, o->x.h, from) + o->x.first, sign * p->k.stride[2],
+                              heed_row(&p->v, o->x.b, o->x.h, from) + o->x.first, sign * p->v.stride[2], g->s.zeros,
+                              (int)(part.end - part.begin), o->x.n, 0);
+            o->level = !heed_range_is_empty(g->held) && kernels->aft_refer(o->x.state, g->s.reference, o->x.n);
+        }
+        if ((forward ? part.end : part.begin) % HEED_FOLD_KEYS == 0)
+            kernels->aft_fold(o->x.state, o->x.n);
+        if (forward)
+            keys.begin = part.end;
+        else
+            keys.end = part.begin;
+    }
+}
+
 static void add_prefix(window_walk *g, int64_t end)
 {
-    while (g->prefix_end < end) {
-        int64_t j = g->prefix_end, part = heed_smaller(end, (j / HEED_FOLD_KEYS + 1) * HEED_FOLD_KEYS);
-        part = heed_smaller(part, ring_end(g, j));
-        if (g->level && part <= g->clean_end && part <= g->held.end) {
-            g->job->kernels->aft_gather(g->s.prefix, ring_row(g, j), g->union_keys * PANEL_ROW, (int)(part - j), g->x.n);
-            if (part % HEED_FOLD_KEYS == 0)
-                g->job->kernels->aft_fold(g->s.prefix, g->x.n);
-        } else {
-            add_outside(g, g->s.prefix, (heed_key_range){j, part}, 1);
-            g->level = g->job->kernels->aft_refer(g->s.prefix, g->s.reference, g->x.n);
+    add_outside(g, &g->prefix, (heed_key_range){g->prefix_end, end}, 1);
+    g->prefix_end = heed_larger(g->prefix_end, end);
+}
+
+/* Where the suffix of a group waits: in rows of output that are written later. */
+static float *parked_rows(const window_walk *g, int64_t first, int64_t n_rows, int64_t *stride)
+{
+    int fits = n_rows >= OUTSIDE_ROWS;
+    *stride = fits ? g->job->plan->out.stride[2] : g->x.n;
+    return fits ? heed_aft_out(g->job->plan, &g->x, first) : g->s.tail;
+}
+
+/* All keys from the right to the left; what lies behind the windows of each group is parked in its rows. The reference of
+ * the ring is what all keys have come to. */
+static void park_suffixes(window_walk *g)
+{
+    heed_key_range left = all_keys(g);
+    float *state = g->s.suffix;
+    heed_aft_reset(&g->suffix.x);
+    for (int64_t first = (g->length - 1) / HEED_AFT_WINDOW_ROWS * HEED_AFT_WINDOW_ROWS; first >= 0;
+         first -= HEED_AFT_WINDOW_ROWS) {
+        int64_t n_rows = heed_smaller(HEED_AFT_WINDOW_ROWS, g->length - first), stride;
+        heed_key_range behind = {heed_larger(window_of(g, first + n_rows - 1).end, left.begin), left.end};
+        float *rows = parked_rows(g, first, n_rows, &stride);
+        if (!heed_range_is_empty(behind)) {
+            add_outside(g, &g->suffix, behind, 0);
+            left.end = behind.begin;
         }
-        g->prefix_end = part;
+        g->job->kernels->aft_join(rows, stride, state, NULL, 0, g->x.n);
     }
+    add_outside(g, &g->suffix, left, 0);
+    memcpy(g->s.reference, state + AFT_REF_K * g->x.n, (size_t)g->x.n * sizeof *g->s.reference);
+}
+
+/* A state of rows ref, num, den. */
+static void load_state(const aft_lane *x, const float *rows, int64_t stride)
+{
+    static const int places[OUTSIDE_ROWS] = {AFT_REF_K, AFT_NUM, AFT_DEN};
+    heed_aft_reset(x);
+    for (int row = 0; row < OUTSIDE_ROWS; row++)
+        memcpy(x->state + places[row] * x->n, rows + row * stride, (size_t)x->n * sizeof *rows);
 }
 
 /* Weighs the keys that are not yet in the ring, up to one that would move the reference and that the first row of the
@@ -259,23 +270,30 @@ static void start_group(window_walk *g, int64_t first)
 
 static float *sums_row(const window_walk *g, int r) { return g->s.sums + (int64_t)r * PANEL_ROW; }
 
-/* The state outside the windows of a tile starts its sums. */
+/* What lies behind the windows of each tile: of the last one, the suffix of the group; then the keys in between. */
+static void add_suffixes(window_walk *g)
+{
+    int64_t stride, end = g->tiles[g->n_tiles - 1].keys.end;
+    const float *rows = parked_rows(g, g->first, g->n_rows, &stride);
+    load_state(&g->suffix.x, rows, stride);
+    g->suffix.level = g->job->kernels->aft_refer(g->s.suffix, g->s.reference, g->x.n);
+    for (int t = g->n_tiles - 1; t >= 0; t--) {
+        add_outside(g, &g->suffix, (heed_key_range){g->tiles[t].keys.end, end}, 0);
+        end = heed_smaller(end, g->tiles[t].keys.end);
+        g->job->kernels->aft_join(g->s.outside[t], g->x.n, g->s.suffix, NULL, 0, g->x.n);
+    }
+}
+
+/* What lies outside the windows of a tile starts its sums. */
 static void start_tile(window_walk *g, int t)
 {
     const window_tile *tile = &g->tiles[t];
-    const heed_kernels *kernels = g->job->kernels;
     float *outside = g->s.outside[t];
     int64_t n = g->x.n, behind = all_keys(g).end - tile->keys.end;
     add_prefix(g, tile->keys.begin);
-    if (g->causal) {
-        kernels->aft_join(outside, n, g->s.prefix, NULL, 0, n);
-    } else {
-        int64_t stride;
-        const float *rows = parked_rows(g, g->first + tile->first, tile->n_rows, &stride);
-        kernels->aft_join(outside, n, g->s.prefix, rows, stride, n);
-    }
-    kernels->aft_start(sums_row(g, tile->first), PANEL_ROW, (int64_t)HEED_AFT_WINDOW_ROWS * PANEL_ROW, outside,
-                       g->s.reference, tile->n_rows, n);
+    g->job->kernels->aft_join(outside, n, g->s.prefix, g->causal ? NULL : outside, n, n);
+    g->job->kernels->aft_start(sums_row(g, tile->first), PANEL_ROW, (int64_t)HEED_AFT_WINDOW_ROWS * PANEL_ROW, outside,
+                               g->s.reference, tile->n_rows, n);
     for (int r = tile->first; r < tile->first + tile->n_rows; r++)
         g->m[r] = tile->keys.begin > 0 || (!g->causal && behind > 0) ? 0.0f : -INFINITY;
 }
@@ -332,11 +350,7 @@ static void finish_row(window_walk *g, int t, int r)
     aft_sums sums = {sums_row(g, r), (int64_t)HEED_AFT_WINDOW_ROWS * PANEL_ROW, g->s.reference, g->m[r]};
     int spoiled = g->sees[r].end > g->clean_end;
     if (heed_aft_store_sums(g->job, &g->x, i, &sums) || spoiled) {
-        static const int rows[OUTSIDE_ROWS] = {AFT_REF_K, AFT_NUM, AFT_DEN};
-        heed_aft_reset(&g->x);
-        for (int row = 0; row < OUTSIDE_ROWS; row++)
-            memcpy(g->x.state + rows[row] * g->x.n, g->s.outside[t] + row * g->x.n,
-                   (size_t)g->x.n * sizeof *g->x.state);
+        load_state(&g->x, g->s.outside[t], g->x.n);
         heed_aft_add_keys(g->job, &g->x, i, heed_range_common(g->tiles[t].keys, g->sees[r]), weights_row(g, r));
         heed_aft_replace_sums(g->job, &g->x, i, &sums, spoiled, g->s.factor);
     }
@@ -348,6 +362,8 @@ static void walk(window_walk *g)
 {
     for (int64_t first = 0; first < g->length; first += g->n_rows) {
         start_group(g, first);
+        if (!g->causal)
+            add_suffixes(g);
         for (int t = 0; t < g->n_tiles; t++) {
             start_tile(g, t);
             weigh_rows(g, &g->tiles[t]);
@@ -368,9 +384,10 @@ void heed_aft_window_task(void *argument, int64_t index, int worker)
     carve(&g.s, heed_scratch_slice(job->context, worker), p);
     g.x = heed_aft_slice(job, index / job->parts, index % job->parts, HEED_AFT_WINDOW_SLICE, g.s.state);
     g.length = heed_query_length(&p->mask, g.x.b);
-    aft_lane prefix = g.x;
-    prefix.state = g.s.prefix;
-    heed_aft_reset(&prefix);
+    g.prefix.x = g.suffix.x = g.x;
+    g.prefix.x.state = g.s.prefix;
+    g.suffix.x.state = g.s.suffix;
+    heed_aft_reset(&g.prefix.x);
     for (int64_t c = 0; c < g.x.n; c++)
         g.s.reference[c] = -INFINITY;
     for (int r = 0; r < HEED_AFT_TILE_ROWS; r++)
