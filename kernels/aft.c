@@ -241,11 +241,11 @@ int HEED_FN(aft_weigh)(float *restrict e, int64_t panel_stride, const float *ref
     return j;
 }
 
-/* e^-|q| never overflows: 1 / (1 + e) for q >= 0, e / (1 + e) below. */
+/* 1 / (1 + e^-q). Far down it is e^q, whose inverse may overflow: what would come out below 2^-126 is 0. */
 HEED_INLINE vf sigmoid(vf q)
 {
-    vf one = vf_set1(1.0f), e = exp_vector(vf_sub(vf_zero(), vf_abs(q))), sum = vf_add(one, e);
-    return vf_divide(vf_select(vf_lt(q, vf_zero()), e, one), sum, vf_reciprocal(sum));
+    vf y = vf_reciprocal(vf_add(vf_set1(1.0f), exp_vector(vf_sub(vf_zero(), q))));
+    return vf_select(vf_lt(q, vf_set1(-87.33654f)), vf_zero(), y);
 }
 
 HEED_INLINE void store_gated(float *out, const float *q, vf x, int width)
@@ -297,4 +297,34 @@ int HEED_FN(aft_ratio)(float *restrict out, const float *restrict q, const float
         doubt = vf_add(doubt, vf_select(vf_lt(below, smallest), one, vf_sub(ratio, ratio)));
     }
     return vm_any(vf_lt(vf_zero(), doubt)) || vm_any(vf_unordered(doubt, doubt));
+}
+
+void HEED_FN(tap_rows)(float *restrict p, float *restrict den, int64_t den_stride, const float *restrict taps,
+                       const float *restrict e, int n_keys, int n_rows)
+{
+    for (int t = 0; t < n_rows; t += VF_LANES) {
+        int width = lanes_left(n_rows - t);
+        float sums[VF_LANES];
+        vf sum = vf_zero();
+        for (int64_t j = 0; j < n_keys; j++) {
+            vf weight = vf_mul(vf_load_n(taps + j * n_rows + t, width), vf_set1(e[j]));
+            vf_store_n(p + j * n_rows + t, weight, width);
+            sum = vf_add(sum, weight);
+        }
+        vf_store(sums, sum);
+        for (int i = 0; i < width; i++)
+            den[(t + i) * den_stride] += sums[i];
+    }
+}
+
+int HEED_FN(gate_ratio)(float *restrict out, const float *q, const float *restrict num, float den, int64_t n_channels)
+{
+    vf below = vf_set1(den), inverse = vf_reciprocal(below), doubt = vf_zero();
+    for (int64_t c = 0; c < n_channels; c += VF_LANES) {
+        int width = lanes_left(n_channels - c);
+        vf ratio = vf_divide(vf_load_n(num + c, width), below, inverse);
+        store_gated(out + c, q ? q + c : q, ratio, width);
+        doubt = vf_add(doubt, vf_sub(ratio, ratio));
+    }
+    return vm_any(vf_unordered(doubt, doubt));
 }

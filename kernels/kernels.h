@@ -87,9 +87,12 @@ enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STA
  * aft_ratio      out[c] = gate num / den of channel c, whose sums stand in panels as aft_weigh lays them out; gate as in
  *                aft_row. Returns non-zero when a den lies below AFT_SMALLEST_PROOF or a num / den is not finite: those
  *                results prove nothing. Asks for out and q `ahead` floats further on.
- * mix_rows       o[t * o_stride + c] = that rescale[t] + sum_j p[t * p_stride + j] e[j * e_stride + c], t < n_rows,
+ * mix_rows       o[t * o_stride + c] = that rescale[t] + sum_j p[t * p_stride + j * p_step] e[j * e_stride + c], t < n_rows,
  *                j < n_keys, c < n_channels; the sum in the order of j from zero
  * scale_rows     o[t * o_stride + c] *= factor[c], t < n_rows, c < n_channels
+ * tap_rows       AFT-conv: p[j * n_rows + t] = taps[j * n_rows + t] e[j], j < n_keys, t < n_rows;
+ *                den[t * den_stride] += sum_j p[j * n_rows + t], the sum in the order of j from zero
+ * gate_ratio     out[c] = gate num[c] / den, gate as in aft_row. Returns non-zero when a num / den is not finite.
  * gate_array     out[i] = x[i] / (1 + e^-q[i]), sigmoid to 3 ulp, 0 where it is below 2^-126, any q; out may be x
  * blend_rows     out[i] = a[i] weight_a + b[i] weight_b; out may be a or b */
 #define HEED_KERNEL_LIST(X)                                                                                            \
@@ -152,9 +155,13 @@ enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STA
        int64_t v_stride, int n_keys, int64_t n_channels, int *n_clean))                                                \
     X(void, mix_rows,                                                                                                  \
       (float *restrict o, int64_t o_stride, const float *restrict rescale, const float *restrict p, int64_t p_stride,  \
-       const float *restrict e, int64_t e_stride, int n_keys, int n_rows, int64_t n_channels))                         \
+       int64_t p_step, const float *restrict e, int64_t e_stride, int n_keys, int n_rows, int64_t n_channels))         \
     X(void, scale_rows,                                                                                                \
       (float *restrict o, int64_t o_stride, const float *restrict factor, int n_rows, int64_t n_channels))             \
+    X(void, tap_rows,                                                                                                  \
+      (float *restrict p, float *restrict den, int64_t den_stride, const float *restrict taps,                         \
+       const float *restrict e, int n_keys, int n_rows))                                                               \
+    X(int, gate_ratio, (float *restrict out, const float *q, const float *restrict num, float den, int64_t n_channels)) \
     X(void, gate_array, (float *out, const float *q, const float *x, int64_t n))                                       \
     X(void, blend_rows, (float *out, const float *a, float weight_a, const float *b, float weight_b, int64_t n))
 

@@ -11,8 +11,8 @@ HEED_INLINE vf load_lanes(const float *x, const int n_vectors, int width)
 /* n_rows and n_vectors are literals at every call, or the accumulators would live in memory; a vector alone has
  * `width` lanes. Each block is summed from zero before it joins O, as in values_tile. */
 HEED_INLINE void mix_block(float *restrict o, int64_t o_stride, const float *restrict rescale, const float *restrict p,
-                           int64_t p_stride, const float *restrict e, int64_t e_stride, int n_keys, const int n_rows,
-                           const int n_vectors, int width)
+                           int64_t p_stride, int64_t p_step, const float *restrict e, int64_t e_stride, int n_keys,
+                           const int n_rows, const int n_vectors, int width)
 {
     vf sum[MIX_ROWS][MIX_VECTORS];
     HEED_UNROLL
@@ -28,7 +28,7 @@ HEED_INLINE void mix_block(float *restrict o, int64_t o_stride, const float *res
             lanes[v] = vf_keep(load_lanes(e + j * e_stride + v * VF_LANES, n_vectors, width));
         HEED_UNROLL
         for (int t = 0; t < n_rows; t++) {
-            vf weight = vf_keep(vf_set1(p[t * p_stride + j]));
+            vf weight = vf_keep(vf_set1(p[t * p_stride + j * p_step]));
             HEED_UNROLL
             for (int v = 0; v < n_vectors; v++)
                 sum[t][v] = vf_fma(weight, lanes[v], sum[t][v]);
@@ -52,14 +52,15 @@ HEED_INLINE void mix_block(float *restrict o, int64_t o_stride, const float *res
 /* Function by function: with others beside it a block would not keep its registers. */
 #define MIX_MICRO(suffix, n_rows, n_vectors)                                                                           \
     static HEED_NOINLINE void mix_micro_##suffix(float *restrict o, int64_t o_stride, const float *restrict rescale,   \
-                                                 const float *restrict p, int64_t p_stride, const float *restrict e,   \
-                                                 int64_t e_stride, int n_keys, int width)                              \
+                                                 const float *restrict p, int64_t p_stride, int64_t p_step,            \
+                                                 const float *restrict e, int64_t e_stride, int n_keys, int width)     \
     {                                                                                                                  \
-        mix_block(o, o_stride, rescale, p, p_stride, e, e_stride, n_keys, n_rows, n_vectors, width);                   \
+        mix_block(o, o_stride, rescale, p, p_stride, p_step, e, e_stride, n_keys, n_rows, n_vectors, width);           \
     }
 
 typedef void mix_micro(float *restrict o, int64_t o_stride, const float *restrict rescale, const float *restrict p,
-                       int64_t p_stride, const float *restrict e, int64_t e_stride, int n_keys, int width);
+                       int64_t p_stride, int64_t p_step, const float *restrict e, int64_t e_stride, int n_keys,
+                       int width);
 
 MIX_MICRO(whole, MIX_ROWS, MIX_VECTORS)
 MIX_MICRO(whole_vector, MIX_ROWS, 1)
@@ -69,8 +70,8 @@ MIX_MICRO(single, 1, MIX_VECTORS)
 MIX_MICRO(single_vector, 1, 1)
 
 void HEED_FN(mix_rows)(float *restrict o, int64_t o_stride, const float *restrict rescale, const float *restrict p,
-                       int64_t p_stride, const float *restrict e, int64_t e_stride, int n_keys, int n_rows,
-                       int64_t n_channels)
+                       int64_t p_stride, int64_t p_step, const float *restrict e, int64_t e_stride, int n_keys,
+                       int n_rows, int64_t n_channels)
 {
     static const int rows[3] = {MIX_ROWS, MIX_ROWS / 2, 1};
     static mix_micro *const micros[3] = {mix_micro_whole, mix_micro_half, mix_micro_single};
@@ -84,9 +85,10 @@ void HEED_FN(mix_rows)(float *restrict o, int64_t o_stride, const float *restric
             const float *weights = p + t * p_stride;
             int64_t c = 0;
             for (; c + whole <= n_channels; c += whole)
-                micros[size](row + c, o_stride, rescale + t, weights, p_stride, e + c, e_stride, n_keys, VF_LANES);
+                micros[size](row + c, o_stride, rescale + t, weights, p_stride, p_step, e + c, e_stride, n_keys,
+                             VF_LANES);
             for (; c < n_channels; c += VF_LANES)
-                vector_micros[size](row + c, o_stride, rescale + t, weights, p_stride, e + c, e_stride, n_keys,
+                vector_micros[size](row + c, o_stride, rescale + t, weights, p_stride, p_step, e + c, e_stride, n_keys,
                                     lanes_left(n_channels - c));
         }
     }

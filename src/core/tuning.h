@@ -66,12 +66,17 @@ enum {
     HEED_AFT_WINDOW_SLICE = 256,
     HEED_AFT_WIDEST_WINDOW = 512,
 
+    /* AFT-conv: rows of a group, whose weights are made together: 12 fill three quarters of the widest vector. A key that
+     * stands so far above the reference, e^8, makes a causal group end, as it moves references elsewhere. */
+    HEED_AFT_CONV_ROWS = 12,
+    HEED_AFT_FAR = 8,
+
     /* AFT: factors of a bias that are added up in one go; longer sums are made of such ones. */
     HEED_AFT_FACTORS = 16,
 
     /* AFT: rows of queries, and channels of a scan, in one task. */
     HEED_AFT_ROWS = 16,
-    HEED_AFT_CHANNELS = 128,
+    HEED_AFT_CHANNELS = 512,
 
     /* Rows in one task of a merge. */
     HEED_MERGE_ROWS = 64

@@ -38,6 +38,9 @@ static aft_way choose(const aft_plan *p)
     if (p->form == AFT_SIMPLE && sees_first_keys(p))
         return (aft_way){"aft-scan", heed_aft_scan_task, heed_divide_up(d, HEED_AFT_CHANNELS), heed_aft_rows_bytes(p),
                          2.0 * EXP_FLOPS * rows};
+    if (p->form == AFT_CONV && sees_first_keys(p) && (p->mask.right < 0 || p->mask.mask.causal) && p->grid_width == 0)
+        return (aft_way){"aft-conv", heed_aft_conv_task, heed_aft_conv_parts(p), heed_aft_conv_bytes(p),
+                         2.0 * rows * (double)p->filter.shape[3]};
     if (p->form == AFT_CONV || n_queries < HEED_AFT_FEW_ROWS || !sees_first_keys(p))
         return (aft_way){"aft-rows", heed_aft_rows_task, heed_divide_up(n_queries, HEED_AFT_ROWS),
                          heed_aft_rows_bytes(p), EXP_FLOPS * pairs};

@@ -30,7 +30,11 @@ static void full_bias(const aft_plan *p, int64_t b, int64_t h, int64_t i, heed_k
 
 heed_key_range heed_aft_window(const aft_plan *p, int64_t b, int64_t i)
 {
-    int64_t here = i - heed_position_offset(&p->mask, b);
+    int64_t here = i - heed_position_offset(&p->mask, b), n_taps = p->filter.shape[3];
+    if (p->form == AFT_CONV) {
+        int64_t begin = here - (p->mask.mask.causal ? n_taps - 1 : (n_taps - 1) / 2);
+        return (heed_key_range){begin, begin + n_taps};
+    }
     return (heed_key_range){here - p->window + 1, here + p->window};
 }
 

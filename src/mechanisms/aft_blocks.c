@@ -93,7 +93,7 @@ static void factored_block(const aft_job *job, const row_group *g, heed_key_rang
         kernels->pack_tile(s->key_factors, rows, n_keys, n_factors, 1.0f);
         for (int64_t c = 0; c < n_factors; c += HEED_AFT_FACTORS)
             kernels->mix_rows(s->p + (j - block.begin), HEED_BLOCK_KEYS, ones, heed_row(u, g->x.b, g->x.h, g->first) + c,
-                              u->stride[2], s->key_factors + c * kernels->tile_lanes, kernels->tile_lanes,
+                              u->stride[2], 1, s->key_factors + c * kernels->tile_lanes, kernels->tile_lanes,
                               (int)heed_smaller(HEED_AFT_FACTORS, n_factors - c), g->n_rows, n_keys);
     }
 }
@@ -169,7 +169,7 @@ static void add_block(const aft_job *job, row_group *g, heed_key_range block, co
         for (const row_tile *t = tiles; t < tiles + n_tiles; t++) {
             if (t->n_keys > 0)
                 job->kernels->mix_rows(sums + (int64_t)t->first * PANEL_ROW, PANEL_ROW, g->rescale + t->first,
-                                       s->p + (int64_t)t->first * HEED_BLOCK_KEYS, HEED_BLOCK_KEYS, weighed, PANEL_ROW,
+                                       s->p + (int64_t)t->first * HEED_BLOCK_KEYS, HEED_BLOCK_KEYS, 1, weighed, PANEL_ROW,
                                        t->n_keys, t->n_rows, 2 * panel_width(g, c));
         }
     }

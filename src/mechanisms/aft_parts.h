@@ -15,7 +15,7 @@ typedef struct aft_job {
 
 /* ---- aft_bias.c ---- */
 
-/* The keys within the window of query i, whether they exist or not. */
+/* The keys within the window of query i, or of a filter of one dimension, whether they exist or not. */
 heed_key_range heed_aft_window(const aft_plan *plan, int64_t b, int64_t i);
 
 /* w of query i and keys [begin, end); -inf for a key that the boolean mask hides. */
@@ -39,6 +39,9 @@ const float *heed_aft_query(const aft_plan *plan, const aft_lane *lane, int64_t 
 
 /* No key added yet. */
 void heed_aft_reset(const aft_lane *lane);
+
+/* What aft_join made of a state is a state again. */
+void heed_aft_load_state(const aft_lane *lane, const float *rows, int64_t stride);
 
 /* Adds keys that query i sees; w is scratch for HEED_FOLD_KEYS. */
 void heed_aft_add_keys(const aft_job *job, const aft_lane *lane, int64_t i, heed_key_range keys, float *w);
@@ -91,5 +94,13 @@ int64_t heed_aft_blocks_bytes(const aft_plan *plan);
 void heed_aft_window_task(void *job, int64_t index, int worker);
 int64_t heed_aft_window_parts(const aft_plan *plan);
 int64_t heed_aft_window_bytes(const aft_plan *plan);
+
+/* ---- aft_conv.c ---- */
+
+/* Tasks: slices of channels of a head, all rows. Filters of one dimension, where each row sees all keys, or all up to its
+ * own. */
+void heed_aft_conv_task(void *job, int64_t index, int worker);
+int64_t heed_aft_conv_parts(const aft_plan *plan);
+int64_t heed_aft_conv_bytes(const aft_plan *plan);
 
 #endif

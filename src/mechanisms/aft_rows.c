@@ -11,6 +11,7 @@
 #include "mechanisms/aft_parts.h"
 
 #include <math.h>
+#include <string.h>
 
 typedef struct row_scratch {
     float *state; /* [AFT_STATE_ROWS][D] */
@@ -51,6 +52,14 @@ void heed_aft_reset(const aft_lane *x)
 {
     for (int64_t i = 0; i < AFT_STATE_ROWS * x->n; i++)
         x->state[i] = i < x->n ? -INFINITY : 0.0f; /* AFT_REF_K is the first row */
+}
+
+void heed_aft_load_state(const aft_lane *x, const float *rows, int64_t stride)
+{
+    static const int places[3] = {AFT_REF_K, AFT_NUM, AFT_DEN};
+    heed_aft_reset(x);
+    for (int row = 0; row < 3; row++)
+        memcpy(x->state + places[row] * x->n, rows + row * stride, (size_t)x->n * sizeof *rows);
 }
 
 /* Adds the keys, which end at the next multiple of HEED_FOLD_KEYS at the latest. */
@@ -102,7 +111,9 @@ float *heed_aft_out(const aft_plan *p, const aft_lane *x, int64_t i)
 
 float *heed_aft_lse(const aft_plan *p, const aft_lane *x, int64_t i)
 {
-    return p->lse.data ? heed_row(&p->lse, x->b, x->h, i) + (p->form == AFT_CONV ? 0 : x->first) : NULL;
+    if (p->form == AFT_CONV)
+        return x->first == 0 ? heed_row(&p->lse, x->b, x->h, i) : NULL; /* one for all channels */
+    return p->lse.data ? heed_row(&p->lse, x->b, x->h, i) + x->first : NULL;
 }
 
 const float *heed_aft_query(const aft_plan *p, const aft_lane *x, int64_t i)

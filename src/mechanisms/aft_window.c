@@ -201,15 +201,6 @@ static void park_suffixes(window_walk *g)
     memcpy(g->s.reference, state + AFT_REF_K * g->x.n, (size_t)g->x.n * sizeof *g->s.reference);
 }
 
-/* A state of rows ref, num, den. */
-static void load_state(const aft_lane *x, const float *rows, int64_t stride)
-{
-    static const int places[OUTSIDE_ROWS] = {AFT_REF_K, AFT_NUM, AFT_DEN};
-    heed_aft_reset(x);
-    for (int row = 0; row < OUTSIDE_ROWS; row++)
-        memcpy(x->state + places[row] * x->n, rows + row * stride, (size_t)x->n * sizeof *rows);
-}
-
 /* Weighs the keys that are not yet in the ring, up to one that would move the reference and that the first row of the
  * group does not see: then the group ends before the rows that see it. */
 static void hold_keys(window_walk *g, heed_key_range keys)
@@ -275,7 +266,7 @@ static void add_suffixes(window_walk *g)
 {
     int64_t stride, end = g->tiles[g->n_tiles - 1].keys.end;
     const float *rows = parked_rows(g, g->first, g->n_rows, &stride);
-    load_state(&g->suffix.x, rows, stride);
+    heed_aft_load_state(&g->suffix.x, rows, stride);
     g->suffix.level = g->job->kernels->aft_refer(g->s.suffix, g->s.reference, g->x.n);
     for (int t = g->n_tiles - 1; t >= 0; t--) {
         add_outside(g, &g->suffix, (heed_key_range){g->tiles[t].keys.end, end}, 0);
@@ -332,7 +323,7 @@ static void mix(window_walk *g)
                     continue;
                 g->job->kernels->mix_rows(sums_row(g, t->first) + panel * HEED_AFT_WINDOW_ROWS * PANEL_ROW, PANEL_ROW,
                                           own.begin == t->keys.begin ? g->rescale + t->first : g->s.ones,
-                                          weights_row(g, t->first) + (own.begin - t->keys.begin), g->union_keys,
+                                          weights_row(g, t->first) + (own.begin - t->keys.begin), g->union_keys, 1,
                                           ring_row(g, own.begin) + panel * g->union_keys * PANEL_ROW, PANEL_ROW,
                                           (int)(own.end - own.begin), t->n_rows, 2 * width);
             }
@@ -350,7 +341,7 @@ static void finish_row(window_walk *g, int t, int r)
     aft_sums sums = {sums_row(g, r), (int64_t)HEED_AFT_WINDOW_ROWS * PANEL_ROW, g->s.reference, g->m[r]};
     int spoiled = g->sees[r].end > g->clean_end;
     if (heed_aft_store_sums(g->job, &g->x, i, &sums) || spoiled) {
-        load_state(&g->x, g->s.outside[t], g->x.n);
+        heed_aft_load_state(&g->x, g->s.outside[t], g->x.n);
         heed_aft_add_keys(g->job, &g->x, i, heed_range_common(g->tiles[t].keys, g->sees[r]), weights_row(g, r));
         heed_aft_replace_sums(g->job, &g->x, i, &sums, spoiled, g->s.factor);
     }
