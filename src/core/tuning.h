@@ -66,9 +66,11 @@ enum {
     HEED_AFT_WINDOW_SLICE = 256,
     HEED_AFT_WIDEST_WINDOW = 512,
 
-    /* AFT-conv: rows of a group, whose weights are made together: 12 fill three quarters of the widest vector. A key that
-     * stands so far above the reference, e^8, makes a causal group end, as it moves references elsewhere. */
-    HEED_AFT_CONV_ROWS = 12,
+    /* AFT-conv: rows of a group, in tiles, which share one suffix; heads that go through their rows together: where they
+     * lie side by side, memory then delivers whole rows of tokens. A key that stands so far above the reference, e^8,
+     * moves it, as elsewhere. */
+    HEED_AFT_CONV_ROWS = 48,
+    HEED_AFT_CONV_HEADS = 8,
     HEED_AFT_FAR = 8,
 
     /* AFT: factors of a bias that are added up in one go; longer sums are made of such ones. */

@@ -26,34 +26,35 @@ static int sees_first_keys(const aft_plan *p)
 typedef struct aft_way {
     const char *path;
     heed_task *task;
-    int64_t parts; /* tasks of each head */
-    int64_t bytes; /* scratch of a worker */
-    double flops;  /* of the whole call, roughly */
+    int64_t bytes;        /* scratch of a worker */
+    int64_t heads, parts; /* a task has so many heads, over the batch, or a head so many tasks */
+    double flops;         /* of the whole call, roughly */
 } aft_way;
 
-static aft_way choose(const aft_plan *p)
+static aft_way choose(const aft_plan *p, int n_threads)
 {
     int64_t n_queries = p->q.shape[2], d = p->q.shape[3];
     double rows = (double)(p->q.shape[0] * p->q.shape[1] * n_queries) * (double)d, pairs = rows * (double)p->k.shape[2];
-    if (p->form == AFT_SIMPLE && sees_first_keys(p))
-        return (aft_way){"aft-scan", heed_aft_scan_task, heed_divide_up(d, HEED_AFT_CHANNELS), heed_aft_rows_bytes(p),
-                         2.0 * EXP_FLOPS * rows};
-    if (p->form == AFT_CONV && sees_first_keys(p) && (p->mask.right < 0 || p->mask.mask.causal) && p->grid_width == 0)
-        return (aft_way){"aft-conv", heed_aft_conv_task, heed_aft_conv_parts(p), heed_aft_conv_bytes(p),
-                         2.0 * rows * (double)p->filter.shape[3]};
-    if (p->form == AFT_CONV || n_queries < HEED_AFT_FEW_ROWS || !sees_first_keys(p))
-        return (aft_way){"aft-rows", heed_aft_rows_task, heed_divide_up(n_queries, HEED_AFT_ROWS),
-                         heed_aft_rows_bytes(p), EXP_FLOPS * pairs};
-    if (p->form == AFT_LOCAL && p->mask.right <= 0 && p->window <= HEED_AFT_WIDEST_WINDOW)
-        return (aft_way){"aft-window", heed_aft_window_task, heed_aft_window_parts(p), heed_aft_window_bytes(p),
+    int see_first = sees_first_keys(p), see_alike = see_first && p->mask.right <= 0;
+    if (p->form == AFT_SIMPLE && see_first)
+        return (aft_way){"aft-scan", heed_aft_scan_task, heed_aft_rows_bytes(p), 1,
+                         heed_divide_up(d, HEED_AFT_CHANNELS), 2.0 * EXP_FLOPS * rows};
+    if (p->form == AFT_CONV && see_alike && (p->mask.right < 0 || p->mask.mask.causal) && p->grid_width == 0)
+        return (aft_way){"aft-conv", heed_aft_conv_task, heed_aft_conv_bytes(p), heed_aft_conv_heads(p, n_threads),
+                         heed_divide_up(d, HEED_AFT_SLICE), 2.0 * rows * (double)p->filter.shape[3]};
+    if (p->form == AFT_CONV || n_queries < HEED_AFT_FEW_ROWS || !see_first)
+        return (aft_way){"aft-rows", heed_aft_rows_task, heed_aft_rows_bytes(p), 1,
+                         heed_divide_up(n_queries, HEED_AFT_ROWS), EXP_FLOPS * pairs};
+    if (p->form == AFT_LOCAL && see_alike && p->window <= HEED_AFT_WIDEST_WINDOW)
+        return (aft_way){"aft-window", heed_aft_window_task, heed_aft_window_bytes(p), 1, heed_aft_window_parts(p),
                          8.0 * rows * (double)p->window};
-    return (aft_way){"aft-blocks", heed_aft_blocks_task, heed_aft_blocks_parts(p), heed_aft_blocks_bytes(p),
+    return (aft_way){"aft-blocks", heed_aft_blocks_task, heed_aft_blocks_bytes(p), 1, heed_aft_blocks_parts(p),
                      4.0 * pairs};
 }
 
 int64_t heed_aft_worker_bytes(const aft_plan *p)
 {
-    return p->q.shape[3] > HEED_MAX_SCRATCH_CHANNELS ? INT64_MAX : choose(p).bytes;
+    return p->q.shape[3] > HEED_MAX_SCRATCH_CHANNELS ? INT64_MAX : choose(p, 1).bytes;
 }
 
 int64_t heed_aft_default_bytes(int64_t d, int64_t n_factors)
@@ -65,10 +66,10 @@ int64_t heed_aft_default_bytes(int64_t d, int64_t n_factors)
 
 void heed_aft_run(heed_context *context, const aft_plan *p)
 {
-    aft_way way = choose(p);
-    aft_job job = {.plan = p, .kernels = context->kernels, .context = context, .parts = way.parts};
+    aft_way way = choose(p, context->n_threads);
+    aft_job job = {.plan = p, .kernels = context->kernels, .context = context, .heads = way.heads, .parts = way.parts};
     atomic_init(&job.exact_recomputations, 0);
-    int64_t n_tasks = p->q.shape[0] * p->q.shape[1] * way.parts;
+    int64_t n_tasks = heed_divide_up(p->q.shape[0] * p->q.shape[1], way.heads) * way.parts;
     heed_report_start(context, way.path, way.bytes);
     heed_parallel_for(context, n_tasks, heed_count_workers(context, n_tasks, way.flops), way.task, &job);
     context->report.exact_recomputations = atomic_load_explicit(&job.exact_recomputations, memory_order_relaxed);

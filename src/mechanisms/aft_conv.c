@@ -1,10 +1,10 @@
 /* AFT-conv (equation 6) in O(N s D), for filters of one dimension. One key serves all channels of a head, so that weights
- * are numbers: p_ij = exp(w_ij - m) exp(k_j - r), the first a table of the filter that fits every group of rows, and what
+ * are numbers: p_ij = exp(w_ij - m) exp(k_j - r), the first a table of the filter that fits every tile of rows, and what
  * they weigh are the rows of v in place.
  *
- * As in aft_window.c, a tile of rows goes over the union of their windows; a prefix and a suffix sum, each against the
- * largest key of its own, hold what lies outside, and suffixes wait in rows of output that are written later. r is the
- * largest of the keys that all rows of a group see; a causal group ends before a key that stands far above it.
+ * As in aft_window.c, a tile of rows goes over the union of their windows; a prefix and a suffix sum with references of
+ * their own hold what lies outside, and suffixes wait in rows of output that are written later. r is a key already taken;
+ * a causal group of rows ends before a key that would move it and that the first row does not see.
  *
  * A row of sums has one more float than a head has channels: den is summed with the operations of num, so that v = 1
  * gives exactly 1. Keys of -inf are left out, whatever their v holds. */
@@ -17,7 +17,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { GROUP_ROWS = HEED_AFT_CONV_ROWS, GROUP_TILES = GROUP_ROWS / HEED_AFT_TILE_ROWS };
+enum { GROUP_ROWS = HEED_AFT_CONV_ROWS, TILE_ROWS = HEED_AFT_TILE_ROWS, GROUP_TILES = GROUP_ROWS / TILE_ROWS };
 
 /* Rows of output that a suffix waits in. */
 enum { PARKED_ROWS = 3 };
@@ -28,64 +28,78 @@ typedef struct conv_sums {
     float *added, *folded; /* side by side */
 } conv_sums;
 
+/* What every head of a task has of its own. */
+typedef struct head_scratch {
+    float *taps;            /* exp(w - m) of a tile: [tile keys][TILE_ROWS]; 0 where hidden */
+    float *k, *e;           /* [union]: the keys of the group, exp(k - r) */
+    float *prefix, *suffix; /* conv_sums [2][row] */
+    float *tail;            /* rows of a group too small to park in */
+} head_scratch;
+
 typedef struct conv_scratch {
-    float *taps;                  /* exp(w - m): [union][GROUP_ROWS]; 0 outside a tile's keys */
-    float *p;                     /* the same, times exp(k - r) */
-    float *keys, *e;              /* k and exp(k - r) of a run of keys: [union or a fold] */
-    float *ones;                  /* [HEED_FOLD_KEYS] */
-    float *rows;                  /* sums [GROUP_ROWS][row] */
-    float *before[GROUP_TILES];   /* [row]: prefix and suffix of each tile */
-    float *behind[GROUP_TILES];
-    float *prefix, *suffix;       /* conv_sums [2][row] */
-    float *tail;                  /* rows of a group too small to park in */
+    head_scratch heads[HEED_AFT_CONV_HEADS];
+    float *p;                     /* [tile keys][TILE_ROWS]: taps times e */
+    float *k, *e;                 /* [HEED_FOLD_KEYS]: keys outside the group's */
+    float *ones;                  /* [TILE_ROWS] */
+    float *rows;                  /* sums [TILE_ROWS][row] */
+    float *before;                /* [row]: the prefix of a tile */
+    float *behind[GROUP_TILES];   /* [row]: the suffix of each */
     float *state, *w, *spread[2]; /* of a row computed again; spread: rows ref, num, den [n] */
 } conv_scratch;
 
 /* Rows that are mixed together, and the keys between their prefix and their suffix. */
 typedef struct conv_tile {
-    int first, n_rows; /* in the group */
+    int64_t first;
+    int n_rows;
     heed_key_range keys;
-    float before, behind; /* references */
+    float behind; /* the reference of its suffix */
 } conv_tile;
 
+/* A head on its way through its rows. */
 typedef struct conv_walk {
     aft_job *job;
-    conv_scratch s;
+    conv_scratch *s;
+    head_scratch *own;
     aft_lane x; /* the state: of a row computed again */
     conv_sums prefix, suffix;
     int causal, has_hidden_tap;
-    int64_t n_taps, row; /* row: floats of a row of sums */
-    int64_t length;      /* rows that count */
-    int64_t prefix_end;  /* keys before this one are in the prefix */
-    float m;             /* the largest w, that of keys outside the filter, 0, among them */
-    int64_t first;       /* the group */
+    int64_t n_taps, row;    /* row: floats of a row of sums */
+    int64_t length, n_keys; /* rows and keys that count */
+    int64_t prefix_end;     /* keys before this one are in the prefix; while suffixes are parked, from here on in those */
+    float m;                /* the largest w, that of keys outside the filter, 0, among them */
+    float reference;        /* r */
+    int64_t first;          /* the group */
     int n_rows, n_tiles;
     conv_tile tiles[GROUP_TILES];
-    heed_key_range sees[GROUP_ROWS], keys; /* keys: of all tiles */
-    float reference;                       /* r */
+    heed_key_range held; /* the keys in own->k */
 } conv_walk;
 
 /* ---- scratch ---- */
+
+static int64_t tile_keys_of(const aft_plan *p) { return p->filter.shape[3] - 1 + TILE_ROWS; }
 
 static int64_t union_keys(const aft_plan *p) { return p->filter.shape[3] - 1 + GROUP_ROWS; }
 
 static int64_t carve(conv_scratch *s, char *memory, const aft_plan *p)
 {
     heed_arena arena = {memory, 0};
-    int64_t n_keys = heed_larger(union_keys(p), HEED_FOLD_KEYS), n = heed_smaller(p->q.shape[3], HEED_AFT_SLICE);
-    s->taps = heed_arena_take_floats(&arena, n_keys * GROUP_ROWS);
-    s->p = heed_arena_take_floats(&arena, n_keys * GROUP_ROWS);
-    s->keys = heed_arena_take_floats(&arena, n_keys);
-    s->e = heed_arena_take_floats(&arena, n_keys);
-    s->ones = heed_arena_take_floats(&arena, HEED_FOLD_KEYS);
-    s->rows = heed_arena_take_floats(&arena, GROUP_ROWS * (n + 1));
-    for (int t = 0; t < GROUP_TILES; t++) {
-        s->before[t] = heed_arena_take_floats(&arena, n + 1);
-        s->behind[t] = heed_arena_take_floats(&arena, n + 1);
+    int64_t n_keys = union_keys(p), n = heed_smaller(p->q.shape[3], HEED_AFT_SLICE);
+    for (int h = 0; h < HEED_AFT_CONV_HEADS; h++) {
+        s->heads[h].taps = heed_arena_take_floats(&arena, tile_keys_of(p) * TILE_ROWS);
+        s->heads[h].k = heed_arena_take_floats(&arena, n_keys);
+        s->heads[h].e = heed_arena_take_floats(&arena, n_keys);
+        s->heads[h].prefix = heed_arena_take_floats(&arena, 2 * (n + 1));
+        s->heads[h].suffix = heed_arena_take_floats(&arena, 2 * (n + 1));
+        s->heads[h].tail = heed_arena_take_floats(&arena, PARKED_ROWS * n);
     }
-    s->prefix = heed_arena_take_floats(&arena, 2 * (n + 1));
-    s->suffix = heed_arena_take_floats(&arena, 2 * (n + 1));
-    s->tail = heed_arena_take_floats(&arena, PARKED_ROWS * n);
+    s->p = heed_arena_take_floats(&arena, tile_keys_of(p) * TILE_ROWS);
+    s->k = heed_arena_take_floats(&arena, HEED_FOLD_KEYS);
+    s->e = heed_arena_take_floats(&arena, HEED_FOLD_KEYS);
+    s->ones = heed_arena_take_floats(&arena, TILE_ROWS);
+    s->rows = heed_arena_take_floats(&arena, TILE_ROWS * (n + 1));
+    s->before = heed_arena_take_floats(&arena, n + 1);
+    for (int t = 0; t < GROUP_TILES; t++)
+        s->behind[t] = heed_arena_take_floats(&arena, n + 1);
     s->state = heed_arena_take_floats(&arena, AFT_STATE_ROWS * n);
     s->w = heed_arena_take_floats(&arena, HEED_FOLD_KEYS);
     for (int i = 0; i < 2; i++)
@@ -99,41 +113,45 @@ int64_t heed_aft_conv_bytes(const aft_plan *p)
     return carve(&s, NULL, p);
 }
 
-int64_t heed_aft_conv_parts(const aft_plan *p) { return heed_divide_up(p->q.shape[3], HEED_AFT_SLICE); }
+/* Heads whose channels lie together are taken together where there are threads enough. */
+int64_t heed_aft_conv_heads(const aft_plan *p, int n_threads)
+{
+    int64_t n = heed_smaller(p->q.shape[1], heed_larger(HEED_AFT_SLICE / p->q.shape[3], 1));
+    n = heed_smaller(n, p->q.shape[0] * p->q.shape[1] / n_threads);
+    return heed_larger(heed_smaller(n, HEED_AFT_CONV_HEADS), 1);
+}
 
 /* ---- keys ---- */
 
-static const float *key_of(const conv_walk *g, int64_t j) { return heed_row(&g->job->plan->k, g->x.b, g->x.h, j); }
-
-/* k of a range into s.keys; returns the largest. */
-static float load_keys(const conv_walk *g, heed_key_range keys)
+/* k of keys [begin, end). */
+static void load_keys(const conv_walk *g, heed_key_range keys, float *to)
 {
-    const float *k = key_of(g, keys.begin);
-    float largest = -INFINITY;
-    for (int64_t j = 0; j < keys.end - keys.begin; j++) {
-        g->s.keys[j] = k[j * g->job->plan->k.stride[2]];
-        largest = g->s.keys[j] > largest ? g->s.keys[j] : largest;
-    }
-    return largest;
+    const float *k = heed_row(&g->job->plan->k, g->x.b, g->x.h, keys.begin);
+    for (int64_t j = 0; j < keys.end - keys.begin; j++)
+        to[j] = k[j * g->job->plan->k.stride[2]];
 }
 
-/* exp(k - reference) of the keys loaded. */
-static void weigh_keys(const conv_walk *g, int64_t n_keys, float reference)
+static void weigh_keys(const conv_walk *g, const float *k, float *e, int64_t n_keys, float reference)
 {
     for (int64_t j = 0; j < n_keys; j++)
-        g->s.e[j] = g->s.keys[j] - reference;
-    g->job->kernels->exp_array(g->s.e, g->s.e, n_keys);
+        e[j] = k[j] - reference;
+    g->job->kernels->exp_array(e, e, n_keys);
 }
 
-/* The next keys of [from, n_keys) that lie side by side and are not -inf. */
-static heed_key_range next_run(const conv_walk *g, int64_t from, int64_t n_keys)
+/* The next of n_keys keys that lie side by side and are not -inf. */
+static heed_key_range next_run(const float *k, int64_t from, int64_t n_keys)
 {
-    while (from < n_keys && g->s.keys[from] == -INFINITY)
+    while (from < n_keys && k[from] == -INFINITY)
         from++;
     heed_key_range run = {from, from};
-    while (run.end < n_keys && g->s.keys[run.end] != -INFINITY)
+    while (run.end < n_keys && k[run.end] != -INFINITY)
         run.end++;
     return run;
+}
+
+static const float *value_of(const conv_walk *g, int64_t j)
+{
+    return heed_row(&g->job->plan->v, g->x.b, g->x.h, j) + g->x.first;
 }
 
 /* ---- outside the windows ---- */
@@ -144,26 +162,50 @@ static conv_sums empty_sums(const conv_walk *g, float *rows)
     return (conv_sums){-INFINITY, rows, rows + g->row};
 }
 
-/* At most HEED_FOLD_KEYS keys, with w = 0. */
-static void add_run(const conv_walk *g, conv_sums *o, heed_key_range keys)
+static void refer(const conv_walk *g, conv_sums *o, float reference)
 {
-    const heed_kernels *kernels = g->job->kernels;
-    const heed_tensor *v = &g->job->plan->v;
-    int64_t n_keys = keys.end - keys.begin;
-    float largest = load_keys(g, keys);
-    if (largest > o->reference) {
-        float factor = (float)exp((double)o->reference - (double)largest);
-        for (int64_t c = 0; c < 2 * g->row; c++)
-            o->added[c] *= factor; /* folded lies behind */
-        o->reference = largest;
+    float factor = o->reference == -INFINITY ? 0.0f : (float)exp((double)o->reference - (double)reference);
+    for (int64_t c = 0; c < 2 * g->row; c++)
+        o->added[c] *= factor; /* folded lies behind */
+    o->reference = reference;
+}
+
+/* Keys from j on with the weights e, w = 0. */
+static void add_weighed(const conv_walk *g, conv_sums *o, int64_t j, const float *k, const float *e, int64_t n_keys)
+{
+    for (heed_key_range run = next_run(k, 0, n_keys); !heed_range_is_empty(run); run = next_run(k, run.end, n_keys)) {
+        float den = 0.0f;
+        for (int64_t i = run.begin; i < run.end; i++)
+            den += e[i];
+        o->added[g->x.n] += den;
+        g->job->kernels->mix_rows(o->added, g->row, g->s->ones, e + run.begin, 0, 1, value_of(g, j + run.begin),
+                                  g->job->plan->v.stride[2], (int)(run.end - run.begin), 1, g->x.n);
     }
-    weigh_keys(g, n_keys, o->reference);
-    for (heed_key_range run = next_run(g, 0, n_keys); !heed_range_is_empty(run); run = next_run(g, run.end, n_keys)) {
-        int n = (int)(run.end - run.begin);
-        kernels->mix_rows(o->added, g->row, g->s.ones, g->s.e + run.begin, 0, 1,
-                          heed_row(v, g->x.b, g->x.h, keys.begin + run.begin) + g->x.first, v->stride[2], n, 1, g->x.n);
-        kernels->tap_rows(g->s.w, o->added + g->x.n, 0, g->s.ones, g->s.e + run.begin, n, 1);
+}
+
+/* At most HEED_FOLD_KEYS keys: with the weights of the group where it has them and the reference is the same. The sums
+ * take that reference where they stay large against it. */
+static void add_keys(const conv_walk *g, conv_sums *o, heed_key_range keys)
+{
+    int64_t n_keys = keys.end - keys.begin, at = keys.begin - g->held.begin;
+    int held = at >= 0 && keys.end <= g->held.end;
+    const float *k = held ? g->own->k + at : g->s->k;
+    if (held && o->reference == g->reference) {
+        add_weighed(g, o, keys.begin, k, g->own->e + at, n_keys);
+        return;
     }
+    if (!held)
+        load_keys(g, keys, g->s->k);
+    float largest = o->reference;
+    for (int64_t j = 0; j < n_keys; j++)
+        largest = k[j] > largest ? k[j] : largest;
+    if (largest > o->reference)
+        refer(g, o, largest);
+    weigh_keys(g, k, g->s->e, n_keys, o->reference);
+    add_weighed(g, o, keys.begin, k, g->s->e, n_keys);
+    double den = (double)o->added[g->x.n] + (double)o->folded[g->x.n];
+    if (held && isfinite(g->reference) && den * exp((double)o->reference - (double)g->reference) >= AFT_LARGE_SUM)
+        refer(g, o, g->reference);
 }
 
 static void add_outside(const conv_walk *g, conv_sums *o, heed_key_range keys, int forward)
@@ -174,7 +216,7 @@ static void add_outside(const conv_walk *g, conv_sums *o, heed_key_range keys, i
             part.end = heed_smaller(keys.end, (keys.begin / HEED_FOLD_KEYS + 1) * HEED_FOLD_KEYS);
         else
             part.begin = heed_larger(keys.begin, (keys.end - 1) / HEED_FOLD_KEYS * HEED_FOLD_KEYS);
-        add_run(g, o, part);
+        add_keys(g, o, part);
         if ((forward ? part.end : part.begin) % HEED_FOLD_KEYS == 0) {
             g->job->kernels->blend_rows(o->folded, o->folded, 1.0f, o->added, 1.0f, g->row);
             memset(o->added, 0, (size_t)g->row * sizeof *o->added);
@@ -197,98 +239,103 @@ static float *parked_rows(const conv_walk *g, int64_t first, int64_t n_rows, int
 {
     int fits = n_rows >= PARKED_ROWS;
     *stride = fits ? g->job->plan->out.stride[2] : g->x.n;
-    return fits ? heed_aft_out(g->job->plan, &g->x, first) : g->s.tail;
+    return fits ? heed_aft_out(g->job->plan, &g->x, first) : g->own->tail;
 }
 
 /* ---- a group of rows ---- */
 
-static heed_key_range all_keys(const conv_walk *g) { return heed_visible_range(&g->job->plan->mask, g->x.b, g->length - 1); }
+static heed_key_range seen_by(const conv_walk *g, int64_t i) { return heed_visible_range(&g->job->plan->mask, g->x.b, i); }
 
-/* The keys of the windows of HEED_AFT_TILE_ROWS rows from query i on, whether these rows exist or not, up to `end`. */
+/* The keys of the windows of TILE_ROWS rows from query i on, whether these exist or not, up to `end`. */
 static heed_key_range tile_keys(const conv_walk *g, int64_t i, int64_t end)
 {
-    const aft_plan *p = g->job->plan;
-    int64_t begin = heed_smaller(heed_larger(heed_aft_window(p, g->x.b, i).begin, 0), all_keys(g).end);
-    return (heed_key_range){begin, heed_larger(begin, heed_smaller(end, heed_aft_window(p, g->x.b, i + HEED_AFT_TILE_ROWS - 1).end))};
+    int64_t window = heed_aft_window(g->job->plan, g->x.b, i).begin;
+    int64_t begin = heed_smaller(heed_larger(window, 0), g->n_keys);
+    return (heed_key_range){begin, heed_larger(begin, heed_smaller(end, window + tile_keys_of(g->job->plan)))};
 }
 
-/* The first row of the last tile of a group. */
-static int64_t last_tile(int64_t n_rows) { return (n_rows - 1) / HEED_AFT_TILE_ROWS * HEED_AFT_TILE_ROWS; }
-
-/* All keys from the right to the left; what lies behind the keys of each group is parked in its rows. */
-static void park_suffixes(conv_walk *g)
+/* What lies behind the keys of the group from row `first` on is parked in its rows; groups come from right to left. */
+static void park_suffix(conv_walk *g, int64_t first)
 {
-    heed_key_range left = all_keys(g);
-    g->suffix = empty_sums(g, g->s.suffix);
-    for (int64_t first = (g->length - 1) / GROUP_ROWS * GROUP_ROWS; first >= 0; first -= GROUP_ROWS) {
-        int64_t n_rows = heed_smaller(GROUP_ROWS, g->length - first), stride;
-        heed_key_range behind = {tile_keys(g, first + last_tile(n_rows), left.end).end, left.end};
-        float *rows = parked_rows(g, first, n_rows, &stride);
-        add_outside(g, &g->suffix, behind, 0);
-        left.end = heed_smaller(left.end, behind.begin);
-        total(g, &g->suffix, g->s.before[0]);
-        memcpy(rows, g->s.before[0], (size_t)g->x.n * sizeof *rows);
-        rows[stride] = g->s.before[0][g->x.n];
-        rows[2 * stride] = g->suffix.reference;
+    int64_t n_rows = heed_smaller(GROUP_ROWS, g->length - first), last = (n_rows - 1) / TILE_ROWS * TILE_ROWS, stride;
+    int64_t behind = tile_keys(g, first + last, g->n_keys).end;
+    float *rows = parked_rows(g, first, n_rows, &stride);
+    add_outside(g, &g->suffix, (heed_key_range){behind, g->prefix_end}, 0);
+    g->prefix_end = heed_smaller(g->prefix_end, behind);
+    total(g, &g->suffix, g->s->before);
+    memcpy(rows, g->s->before, (size_t)g->x.n * sizeof *rows);
+    rows[stride] = g->s->before[g->x.n];
+    rows[2 * stride] = g->suffix.reference;
+}
+
+/* Rows [g->first, g->first + n_rows) in tiles; returns the end of their keys. */
+static int64_t set_rows(conv_walk *g, int n_rows)
+{
+    g->n_rows = n_rows;
+    g->n_tiles = 0;
+    for (int at = 0; at < n_rows; at += TILE_ROWS) {
+        conv_tile *t = &g->tiles[g->n_tiles++];
+        t->first = g->first + at;
+        t->n_rows = (int)heed_smaller(TILE_ROWS, n_rows - at);
+        t->keys = tile_keys(g, t->first, g->causal ? seen_by(g, t->first + t->n_rows - 1).end : g->n_keys);
     }
+    return g->tiles[g->n_tiles - 1].keys.end;
+}
+
+/* Loads the keys of the group. One that stands far above r becomes r; but rows that see it are left to the next group
+ * where the first row does not. */
+static void hold_keys(conv_walk *g, int64_t end)
+{
+    int64_t begin = g->tiles[0].keys.begin, kept = heed_larger(g->held.end - begin, 0), seen = seen_by(g, g->first).end;
+    float reference = g->reference, *k = g->own->k, *e = g->own->e;
+    if (kept > 0) {
+        memmove(k, k + (begin - g->held.begin), (size_t)kept * sizeof *k);
+        memmove(e, e + (begin - g->held.begin), (size_t)kept * sizeof *e);
+    }
+    load_keys(g, (heed_key_range){begin + kept, end}, k + kept);
+    if (g->prefix.reference - reference > HEED_AFT_FAR) /* keys that came into the prefix unseen */
+        reference = g->prefix.reference;
+    for (int64_t j = kept; j < end - begin; j++) {
+        if (!(k[j] - reference > HEED_AFT_FAR))
+            continue;
+        if (begin + j < seen) {
+            reference = k[j];
+            continue;
+        }
+        int n_rows = g->n_rows;
+        while (seen_by(g, g->first + n_rows - 1).end > begin + j)
+            n_rows--;
+        end = set_rows(g, n_rows);
+        break;
+    }
+    if (reference != g->reference)
+        kept = 0;
+    g->reference = reference;
+    g->held = (heed_key_range){begin, end};
+    weigh_keys(g, k + kept, e + kept, heed_larger(end - begin - kept, 0), reference);
 }
 
 /* The suffix of each tile: that of the group, then the keys in between. */
 static void take_suffixes(conv_walk *g)
 {
-    int64_t stride, end = g->keys.end;
+    int64_t stride, end = g->held.end;
     const float *rows = parked_rows(g, g->first, g->n_rows, &stride);
-    g->suffix = empty_sums(g, g->s.suffix);
+    g->suffix = empty_sums(g, g->own->suffix);
     memcpy(g->suffix.folded, rows, (size_t)g->x.n * sizeof *rows);
     g->suffix.folded[g->x.n] = rows[stride];
     g->suffix.reference = rows[2 * stride];
     for (int t = g->n_tiles - 1; t >= 0; t--) {
         add_outside(g, &g->suffix, (heed_key_range){g->tiles[t].keys.end, end}, 0);
         end = g->tiles[t].keys.end;
-        total(g, &g->suffix, g->s.behind[t]);
+        total(g, &g->suffix, g->s->behind[t]);
         g->tiles[t].behind = g->suffix.reference;
     }
 }
 
-static void take_prefix(conv_walk *g, int t)
+static void add_prefix(conv_walk *g, int64_t end)
 {
-    add_outside(g, &g->prefix, (heed_key_range){g->prefix_end, g->tiles[t].keys.begin}, 1);
-    g->prefix_end = heed_larger(g->prefix_end, g->tiles[t].keys.begin);
-    total(g, &g->prefix, g->s.before[t]);
-    g->tiles[t].before = g->prefix.reference;
-}
-
-/* Rows [first, first + n_rows) in tiles, and their keys. */
-static void set_rows(conv_walk *g, int n_rows)
-{
-    g->n_rows = n_rows;
-    g->n_tiles = (int)heed_divide_up(n_rows, HEED_AFT_TILE_ROWS);
-    for (int t = 0; t < g->n_tiles; t++) {
-        int at = t * HEED_AFT_TILE_ROWS, n = (int)heed_smaller(HEED_AFT_TILE_ROWS, n_rows - at);
-        int64_t end = g->causal ? g->sees[at + n - 1].end : all_keys(g).end;
-        g->tiles[t] = (conv_tile){.first = at, .n_rows = n, .keys = tile_keys(g, g->first + at, end)};
-    }
-    g->keys = (heed_key_range){g->tiles[0].keys.begin, g->tiles[g->n_tiles - 1].keys.end};
-}
-
-/* r is the largest of what all rows see. Rows that see a key far above it are left to the next group. */
-static void choose_reference(conv_walk *g)
-{
-    int64_t seen = heed_smaller(g->sees[0].end, g->keys.end) - g->keys.begin, n_rows = g->n_rows;
-    g->reference = g->tiles[0].before;
-    if (!g->causal && g->tiles[g->n_tiles - 1].behind > g->reference)
-        g->reference = g->tiles[g->n_tiles - 1].behind;
-    load_keys(g, g->keys);
-    for (int64_t j = 0; j < seen; j++)
-        g->reference = g->s.keys[j] > g->reference ? g->s.keys[j] : g->reference;
-    for (int64_t j = heed_larger(seen, 0); j < g->keys.end - g->keys.begin; j++) {
-        if (!(g->s.keys[j] - g->reference > HEED_AFT_FAR))
-            continue;
-        while (g->sees[n_rows - 1].end > g->keys.begin + j)
-            n_rows--;
-        set_rows(g, (int)n_rows);
-        return;
-    }
+    add_outside(g, &g->prefix, (heed_key_range){g->prefix_end, end}, 1);
+    g->prefix_end = heed_larger(g->prefix_end, end);
 }
 
 static float factor_of(const conv_walk *g, float reference)
@@ -298,62 +345,51 @@ static float factor_of(const conv_walk *g, float reference)
     return (float)exp((double)reference - (double)g->reference - (double)g->m);
 }
 
-/* What lies outside a tile's keys starts its sums. */
-static void start_tile(const conv_walk *g, int t)
+/* What lies outside a tile's keys starts the sums of its rows. */
+static void start_rows(const conv_walk *g, int t, int first, int n_rows)
 {
-    const conv_tile *tile = &g->tiles[t];
-    float *rows = g->s.rows + tile->first * g->row;
-    g->job->kernels->blend_rows(rows, g->s.before[t], factor_of(g, tile->before), g->s.behind[t],
-                                g->causal ? 0.0f : factor_of(g, tile->behind), g->row);
-    for (int r = 1; r < tile->n_rows; r++)
+    float *rows = g->s->rows + first * g->row;
+    float behind = g->causal ? 0.0f : factor_of(g, g->tiles[t].behind);
+    g->job->kernels->blend_rows(rows, g->s->before, factor_of(g, g->prefix.reference), g->s->behind[t], behind, g->row);
+    for (int r = 1; r < n_rows; r++)
         memcpy(rows + r * g->row, rows, (size_t)g->row * sizeof *rows);
 }
 
-static void mix(const conv_walk *g)
+static void mix(const conv_walk *g, int t)
 {
     const heed_kernels *kernels = g->job->kernels;
-    const heed_tensor *v = &g->job->plan->v;
-    int64_t n_keys = g->keys.end - g->keys.begin;
-    int64_t shift = g->keys.begin - heed_aft_window(g->job->plan, g->x.b, g->first).begin;
-    for (heed_key_range run = next_run(g, 0, n_keys); !heed_range_is_empty(run); run = next_run(g, run.end, n_keys)) {
-        kernels->tap_rows(g->s.p + run.begin * GROUP_ROWS, g->s.rows + g->x.n, g->row,
-                          g->s.taps + (run.begin + shift) * GROUP_ROWS, g->s.e + run.begin, (int)(run.end - run.begin),
-                          GROUP_ROWS);
-        for (const conv_tile *t = g->tiles; t < g->tiles + g->n_tiles; t++) {
-            heed_key_range own = {t->keys.begin - g->keys.begin, t->keys.end - g->keys.begin};
-            own = heed_range_common(own, run);
-            if (!heed_range_is_empty(own))
-                kernels->mix_rows(g->s.rows + t->first * g->row, g->row, g->s.ones,
-                                  g->s.p + own.begin * GROUP_ROWS + t->first, 1, GROUP_ROWS,
-                                  heed_row(v, g->x.b, g->x.h, g->keys.begin + own.begin) + g->x.first, v->stride[2],
-                                  (int)(own.end - own.begin), t->n_rows, g->x.n);
-        }
+    const conv_tile *tile = &g->tiles[t];
+    int64_t n_keys = tile->keys.end - tile->keys.begin, at = tile->keys.begin - g->held.begin;
+    const float *k = g->own->k + at, *e = g->own->e + at;
+    const float *taps = g->own->taps + (tile->keys.begin - heed_aft_window(g->job->plan, g->x.b, tile->first).begin) * TILE_ROWS;
+    for (heed_key_range run = next_run(k, 0, n_keys); !heed_range_is_empty(run); run = next_run(k, run.end, n_keys)) {
+        int64_t place = run.begin * TILE_ROWS;
+        int n = (int)(run.end - run.begin);
+        kernels->tap_rows(g->s->p + place, g->s->rows + g->x.n, g->row, taps + place, e + run.begin, n, TILE_ROWS);
+        kernels->mix_rows(g->s->rows, g->row, g->s->ones, g->s->p + place, 1, TILE_ROWS,
+                          value_of(g, tile->keys.begin + run.begin), g->job->plan->v.stride[2], n, tile->n_rows, g->x.n);
     }
 }
 
 /* ---- results ---- */
 
-/* Row r by itself and without the keys that it does not see, whose v may hold anything: the same bits. */
+/* Row r of a tile by itself and without the keys that it does not see, whose v may hold anything: the same bits. */
 static void mix_alone(const conv_walk *g, int t, int r)
 {
-    const heed_kernels *kernels = g->job->kernels;
-    const heed_tensor *v = &g->job->plan->v;
-    heed_key_range own = heed_range_common(g->tiles[t].keys, g->sees[r]);
-    float *row = g->s.rows + r * g->row;
-    kernels->blend_rows(row, g->s.before[t], factor_of(g, g->tiles[t].before), g->s.behind[t],
-                        g->causal ? 0.0f : factor_of(g, g->tiles[t].behind), g->row);
-    own.begin -= g->keys.begin;
-    own.end -= g->keys.begin;
-    for (heed_key_range run = next_run(g, own.begin, own.end); !heed_range_is_empty(run);
-         run = next_run(g, run.end, own.end)) {
-        const float *p = g->s.p + run.begin * GROUP_ROWS + r;
+    const conv_tile *tile = &g->tiles[t];
+    heed_key_range own = heed_range_common(tile->keys, seen_by(g, tile->first + r));
+    const float *k = g->own->k + (own.begin - g->held.begin);
+    float *row = g->s->rows + r * g->row;
+    int64_t n_keys = own.end - own.begin;
+    start_rows(g, t, r, 1);
+    for (heed_key_range run = next_run(k, 0, n_keys); !heed_range_is_empty(run); run = next_run(k, run.end, n_keys)) {
+        const float *p = g->s->p + run.begin * TILE_ROWS + r;
         float den = 0.0f;
         for (int64_t j = 0; j < run.end - run.begin; j++)
-            den += p[j * GROUP_ROWS];
+            den += p[j * TILE_ROWS];
         row[g->x.n] += den;
-        kernels->mix_rows(row, g->row, g->s.ones, p, 1, GROUP_ROWS,
-                          heed_row(v, g->x.b, g->x.h, g->keys.begin + run.begin) + g->x.first, v->stride[2],
-                          (int)(run.end - run.begin), 1, g->x.n);
+        g->job->kernels->mix_rows(row, g->row, g->s->ones, p, 1, TILE_ROWS, value_of(g, own.begin + run.begin),
+                                  g->job->plan->v.stride[2], (int)(run.end - run.begin), 1, g->x.n);
     }
 }
 
@@ -367,29 +403,27 @@ static void spread(const conv_walk *g, const float *row, float reference, float 
     }
 }
 
-static void recompute_row(conv_walk *g, int t, int r)
+static void recompute_row(conv_walk *g, int t, int64_t i)
 {
-    const conv_tile *tile = &g->tiles[t];
-    int64_t i = g->first + r, n = g->x.n;
-    float *outside = g->s.spread[0];
-    spread(g, g->s.before[t], tile->before, outside);
+    int64_t n = g->x.n;
+    float *outside = g->s->spread[0];
+    spread(g, g->s->before, g->prefix.reference, outside);
     heed_aft_load_state(&g->x, outside, n);
     if (!g->causal) {
-        spread(g, g->s.behind[t], tile->behind, g->s.spread[1]);
-        g->job->kernels->aft_join(outside, n, g->x.state, g->s.spread[1], n, n);
+        spread(g, g->s->behind[t], g->tiles[t].behind, g->s->spread[1]);
+        g->job->kernels->aft_join(outside, n, g->x.state, g->s->spread[1], n, n);
         heed_aft_load_state(&g->x, outside, n);
     }
-    heed_aft_add_keys(g->job, &g->x, i, heed_range_common(tile->keys, g->sees[r]), g->s.w);
+    heed_aft_add_keys(g->job, &g->x, i, heed_range_common(g->tiles[t].keys, seen_by(g, i)), g->s->w);
     heed_aft_store_row(g->job, &g->x, i);
     atomic_fetch_add_explicit(&g->job->exact_recomputations, 1, memory_order_relaxed);
 }
 
-/* Whether the sums of row r prove its result, which is stored. */
-static int store_row(const conv_walk *g, int r)
+/* Whether the sums of row r of a tile, query i, prove its result, which is stored. */
+static int store_row(const conv_walk *g, int r, int64_t i)
 {
     const aft_plan *p = g->job->plan;
-    int64_t i = g->first + r;
-    const float *row = g->s.rows + r * g->row;
+    const float *row = g->s->rows + r * g->row;
     float den = row[g->x.n], *lse = heed_aft_lse(p, &g->x, i);
     int doubtful = g->job->kernels->gate_ratio(heed_aft_out(p, &g->x, i), heed_aft_query(p, &g->x, i), row, den, g->x.n);
     if (lse)
@@ -399,85 +433,120 @@ static int store_row(const conv_walk *g, int r)
 
 static void finish_row(conv_walk *g, int t, int r)
 {
-    if (heed_range_is_empty(g->sees[r])) {
-        heed_aft_store_nothing(g->job, &g->x, g->first + r);
+    int64_t i = g->tiles[t].first + r;
+    if (heed_range_is_empty(seen_by(g, i))) {
+        heed_aft_store_nothing(g->job, &g->x, i);
         return;
     }
     if (!g->has_hidden_tap) {
-        if (store_row(g, r))
+        if (store_row(g, r, i))
             return;
         mix_alone(g, t, r);
-        if (store_row(g, r))
+        if (store_row(g, r, i))
             return;
     }
-    recompute_row(g, t, r);
+    recompute_row(g, t, i);
 }
 
 /* ---- all rows of a head ---- */
 
-/* Column t of the table is row t of a group, line u the key u places behind the first of its window. A tile of rows has
- * the keys between its first window's first and its last one's last: outside the filter they have w = 0, or are hidden. */
+/* Column t of the table is row t of a tile, line u the key u places behind the first of its window. A key between the
+ * first of the first window and the last of the last one has w = 0 outside a row's own, or is hidden. */
 static void make_taps(conv_walk *g)
 {
     const float *w = heed_row(&g->job->plan->filter, 0, g->x.h, 0);
+    int64_t n = tile_keys_of(g->job->plan) * TILE_ROWS;
     g->m = 0.0f;
     for (int64_t c = 0; c < g->n_taps; c++) {
         g->m = w[c] > g->m ? w[c] : g->m;
         g->has_hidden_tap |= w[c] == -INFINITY;
     }
-    for (int64_t u = 0; u < union_keys(g->job->plan); u++) {
-        for (int t = 0; t < GROUP_ROWS; t++) {
-            int64_t first = t / HEED_AFT_TILE_ROWS * HEED_AFT_TILE_ROWS, tap = u - t;
-            int64_t last = first + HEED_AFT_TILE_ROWS - 1 + g->n_taps - 1;
-            int inside = tap >= 0 && tap < g->n_taps, seen = inside || !(g->causal && tap >= g->n_taps);
-            float bias = inside ? w[tap] : 0.0f;
-            g->s.taps[u * GROUP_ROWS + t] = u < first || u > last || !seen ? -INFINITY : bias - g->m;
-        }
+    for (int64_t i = 0; i < n; i++) {
+        int64_t tap = i / TILE_ROWS - i % TILE_ROWS;
+        float bias = tap >= 0 && tap < g->n_taps ? w[tap] : 0.0f;
+        g->own->taps[i] = g->causal && tap >= g->n_taps ? -INFINITY : bias - g->m;
     }
-    g->job->kernels->exp_array(g->s.taps, g->s.taps, union_keys(g->job->plan) * GROUP_ROWS);
+    g->job->kernels->exp_array(g->own->taps, g->own->taps, n);
 }
 
-static void walk(conv_walk *g)
+/* The group of rows that begins at g->first. */
+static void attend_group(conv_walk *g)
 {
-    for (g->first = 0; g->first < g->length; g->first += g->n_rows) {
-        int n_rows = (int)heed_smaller(GROUP_ROWS, g->length - g->first);
-        for (int r = 0; r < n_rows; r++)
-            g->sees[r] = heed_visible_range(&g->job->plan->mask, g->x.b, g->first + r);
-        set_rows(g, n_rows);
-        if (!g->causal)
-            take_suffixes(g);
-        take_prefix(g, 0);
-        choose_reference(g);
-        for (int t = 0; t < g->n_tiles; t++) {
-            take_prefix(g, t);
-            start_tile(g, t);
+    int64_t end = set_rows(g, (int)heed_smaller(GROUP_ROWS, g->length - g->first));
+    add_prefix(g, g->tiles[0].keys.begin);
+    hold_keys(g, end);
+    if (!g->causal)
+        take_suffixes(g);
+    for (int t = 0; t < g->n_tiles; t++) {
+        add_prefix(g, g->tiles[t].keys.begin);
+        total(g, &g->prefix, g->s->before);
+        start_rows(g, t, 0, g->tiles[t].n_rows);
+        mix(g, t);
+        for (int r = 0; r < g->tiles[t].n_rows; r++)
+            finish_row(g, t, r);
+    }
+    g->first += g->n_rows;
+}
+
+static void start_head(conv_walk *g)
+{
+    const aft_plan *p = g->job->plan;
+    g->row = g->x.n + 1;
+    g->length = heed_query_length(&p->mask, g->x.b);
+    g->causal = p->mask.mask.causal;
+    g->n_taps = p->filter.shape[3];
+    g->n_keys = g->length > 0 ? seen_by(g, g->length - 1).end : 0;
+    g->reference = -INFINITY;
+    g->prefix = empty_sums(g, g->own->prefix);
+    g->suffix = empty_sums(g, g->own->suffix);
+    make_taps(g);
+}
+
+/* All keys from the right to the left: the suffixes, and r, which no key moves any more. */
+static void park_suffixes(conv_walk *walks, conv_walk *end, int64_t n_rows)
+{
+    for (conv_walk *g = walks; g < end; g++)
+        g->prefix_end = g->n_keys;
+    for (int64_t first = heed_divide_up(n_rows, GROUP_ROWS) * GROUP_ROWS; first >= 0; first -= GROUP_ROWS) {
+        for (conv_walk *g = walks; g < end; g++) {
+            if (first < g->length)
+                park_suffix(g, first);
         }
-        load_keys(g, g->keys);
-        weigh_keys(g, g->keys.end - g->keys.begin, g->reference);
-        mix(g);
-        for (int r = 0; r < g->n_rows; r++)
-            finish_row(g, r / HEED_AFT_TILE_ROWS, r);
+    }
+    for (conv_walk *g = walks; g < end; g++) {
+        add_outside(g, &g->suffix, (heed_key_range){0, g->prefix_end}, 0);
+        g->reference = g->suffix.reference;
+        g->prefix_end = 0;
     }
 }
 
+/* Heads in turn, group by group: their channels may lie side by side, and memory then delivers whole rows. */
 void heed_aft_conv_task(void *argument, int64_t index, int worker)
 {
     aft_job *job = argument;
     const aft_plan *p = job->plan;
-    conv_walk g = {.job = job, .causal = p->mask.mask.causal, .n_taps = p->filter.shape[3]};
-    carve(&g.s, heed_scratch_slice(job->context, worker), p);
-    g.x = heed_aft_slice(job, index / job->parts, index % job->parts, HEED_AFT_SLICE, g.s.state);
-    g.row = g.x.n + 1;
-    g.length = heed_query_length(&p->mask, g.x.b);
-    for (int i = 0; i < HEED_FOLD_KEYS; i++)
-        g.s.ones[i] = 1.0f;
-    make_taps(&g);
-    if (!g.causal && g.length > 0)
-        park_suffixes(&g);
-    g.prefix = empty_sums(&g, g.s.prefix);
-    for (int t = 0; t < GROUP_TILES && g.causal; t++)
-        memset(g.s.behind[t], 0, (size_t)g.row * sizeof *g.s.behind[t]);
-    walk(&g);
-    for (int64_t i = g.length; i < p->q.shape[2]; i++)
-        heed_aft_store_nothing(job, &g.x, i);
+    int64_t begin = index / job->parts * job->heads, n_rows = p->q.shape[2];
+    int64_t end = heed_smaller(begin + job->heads, p->q.shape[0] * p->q.shape[1]);
+    conv_scratch s;
+    conv_walk walks[HEED_AFT_CONV_HEADS], *last = walks;
+    carve(&s, heed_scratch_slice(job->context, worker), p);
+    for (int r = 0; r < TILE_ROWS; r++)
+        s.ones[r] = 1.0f;
+    for (int64_t head = begin; head < end; head++, last++) {
+        *last = (conv_walk){.job = job, .s = &s, .own = &s.heads[head - begin]};
+        last->x = heed_aft_slice(job, head, index % job->parts, HEED_AFT_SLICE, s.state);
+        start_head(last);
+    }
+    for (int t = 0; t < GROUP_TILES; t++)
+        memset(s.behind[t], 0, (size_t)walks->row * sizeof *s.behind[t]);
+    if (!p->mask.mask.causal)
+        park_suffixes(walks, last, n_rows);
+    for (int64_t row = 0; row < n_rows; row += GROUP_ROWS) {
+        for (conv_walk *g = walks; g < last; g++) {
+            while (g->first < heed_smaller(row + GROUP_ROWS, g->length))
+                attend_group(g);
+            for (int64_t i = heed_larger(row, g->length); i < heed_smaller(row + GROUP_ROWS, n_rows); i++)
+                heed_aft_store_nothing(job, &g->x, i);
+        }
+    }
 }

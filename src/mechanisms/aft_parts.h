@@ -9,7 +9,7 @@ typedef struct aft_job {
     const aft_plan *plan;
     const heed_kernels *kernels;
     heed_context *context;
-    int64_t parts; /* tasks of each head */
+    int64_t heads, parts; /* a task has so many heads, over the batch, or a head so many tasks */
     atomic_llong exact_recomputations;
 } aft_job;
 
@@ -97,10 +97,10 @@ int64_t heed_aft_window_bytes(const aft_plan *plan);
 
 /* ---- aft_conv.c ---- */
 
-/* Tasks: slices of channels of a head, all rows. Filters of one dimension, where each row sees all keys, or all up to its
- * own. */
+/* Tasks: heed_aft_conv_heads() heads, slices of their channels, all rows. Filters of one dimension, where each row sees
+ * all keys, or all up to its own. */
 void heed_aft_conv_task(void *job, int64_t index, int worker);
-int64_t heed_aft_conv_parts(const aft_plan *plan);
+int64_t heed_aft_conv_heads(const aft_plan *plan, int n_threads);
 int64_t heed_aft_conv_bytes(const aft_plan *plan);
 
 #endif
