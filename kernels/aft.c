@@ -317,14 +317,35 @@ void HEED_FN(tap_rows)(float *restrict p, float *restrict den, int64_t den_strid
     }
 }
 
-int HEED_FN(gate_ratio)(float *restrict out, const float *q, const float *restrict num, float den, int64_t n_channels)
+HEED_INLINE int gate_row(float *restrict out, const float *restrict q, const float *restrict num, float den,
+                         int64_t out_ahead, int64_t q_ahead, int64_t n_channels, const int has_gate)
 {
     vf below = vf_set1(den), inverse = vf_reciprocal(below), doubt = vf_zero();
     for (int64_t c = 0; c < n_channels; c += VF_LANES) {
         int width = lanes_left(n_channels - c);
+        prefetch(out + c, 1, out_ahead);
         vf ratio = vf_divide(vf_load_n(num + c, width), below, inverse);
-        store_gated(out + c, q ? q + c : q, ratio, width);
         doubt = vf_add(doubt, vf_sub(ratio, ratio));
+        if (has_gate) {
+            prefetch(q + c, 1, q_ahead);
+            ratio = vf_mul(sigmoid(vf_load_n(q + c, width)), ratio);
+        }
+        vf_store_n(out + c, ratio, width);
     }
-    return vm_any(vf_unordered(doubt, doubt));
+    return !(den >= AFT_SMALLEST_PROOF) || vm_any(vf_unordered(doubt, doubt));
+}
+
+unsigned HEED_FN(ratio_rows)(float *restrict out, int64_t out_stride, const float *restrict q, int64_t q_stride,
+                             const float *restrict sums, int64_t stride, int n_rows, int64_t n_channels)
+{
+    unsigned doubtful = 0;
+    for (int r = 0; r < n_rows; r++) {
+        float *row = out + r * out_stride;
+        const float *num = sums + r * stride;
+        int64_t out_ahead = n_rows * out_stride, q_ahead = n_rows * q_stride;
+        int doubt = q ? gate_row(row, q + r * q_stride, num, num[n_channels], out_ahead, q_ahead, n_channels, 1)
+                      : gate_row(row, q, num, num[n_channels], out_ahead, q_ahead, n_channels, 0);
+        doubtful |= (unsigned)doubt << r;
+    }
+    return doubtful;
 }

@@ -92,7 +92,9 @@ enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STA
  * scale_rows     o[t * o_stride + c] *= factor[c], t < n_rows, c < n_channels
  * tap_rows       AFT-conv: p[j * n_rows + t] = taps[j * n_rows + t] e[j], j < n_keys, t < n_rows;
  *                den[t * den_stride] += sum_j p[j * n_rows + t], the sum in the order of j from zero
- * gate_ratio     out[c] = gate num[c] / den, gate as in aft_row. Returns non-zero when a num / den is not finite.
+ * ratio_rows     out[r * out_stride + c] = gate num[c] / den for n_rows <= 32 rows of sums, num [n_channels] and den,
+ *                `stride` apart; gate as in aft_row. Returns a bit for each row whose den lies below AFT_SMALLEST_PROOF
+ *                or whose num / den is not finite. Asks for out and q of as many rows behind these.
  * gate_array     out[i] = x[i] / (1 + e^-q[i]), sigmoid to 3 ulp, 0 where it is below 2^-126, any q; out may be x
  * blend_rows     out[i] = a[i] weight_a + b[i] weight_b; out may be a or b */
 #define HEED_KERNEL_LIST(X)                                                                                            \
@@ -161,7 +163,9 @@ enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STA
     X(void, tap_rows,                                                                                                  \
       (float *restrict p, float *restrict den, int64_t den_stride, const float *restrict taps,                         \
        const float *restrict e, int n_keys, int n_rows))                                                               \
-    X(int, gate_ratio, (float *restrict out, const float *q, const float *restrict num, float den, int64_t n_channels)) \
+    X(unsigned, ratio_rows,                                                                                            \
+      (float *restrict out, int64_t out_stride, const float *restrict q, int64_t q_stride, const float *restrict sums, \
+       int64_t stride, int n_rows, int64_t n_channels))                                                                \
     X(void, gate_array, (float *out, const float *q, const float *x, int64_t n))                                       \
     X(void, blend_rows, (float *out, const float *a, float weight_a, const float *b, float weight_b, int64_t n))
 

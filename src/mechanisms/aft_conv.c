@@ -419,33 +419,35 @@ static void recompute_row(conv_walk *g, int t, int64_t i)
     atomic_fetch_add_explicit(&g->job->exact_recomputations, 1, memory_order_relaxed);
 }
 
-/* Whether the sums of row r of a tile, query i, prove its result, which is stored. */
-static int store_row(const conv_walk *g, int r, int64_t i)
+/* out and lse of rows [r, r + n_rows) of a tile; a bit for each whose sums prove nothing. */
+static unsigned store_rows(const conv_walk *g, int t, int r, int n_rows)
 {
     const aft_plan *p = g->job->plan;
-    const float *row = g->s->rows + r * g->row;
-    float den = row[g->x.n], *lse = heed_aft_lse(p, &g->x, i);
-    int doubtful = g->job->kernels->gate_ratio(heed_aft_out(p, &g->x, i), heed_aft_query(p, &g->x, i), row, den, g->x.n);
-    if (lse)
-        *lse = (float)((double)g->reference + (double)g->m + log((double)den));
-    return den >= AFT_SMALLEST_PROOF && !doubtful;
+    int64_t i = g->tiles[t].first + r;
+    const float *rows = g->s->rows + r * g->row;
+    for (int at = 0; at < n_rows && heed_aft_lse(p, &g->x, i); at++)
+        *heed_aft_lse(p, &g->x, i + at) =
+            (float)((double)g->reference + (double)g->m + log((double)rows[at * g->row + g->x.n]));
+    return g->job->kernels->ratio_rows(heed_aft_out(p, &g->x, i), p->out.stride[2], heed_aft_query(p, &g->x, i),
+                                       p->q.stride[2], rows, g->row, n_rows, g->x.n);
 }
 
-static void finish_row(conv_walk *g, int t, int r)
+static void finish_tile(conv_walk *g, int t)
 {
-    int64_t i = g->tiles[t].first + r;
-    if (heed_range_is_empty(seen_by(g, i))) {
-        heed_aft_store_nothing(g->job, &g->x, i);
-        return;
+    const conv_tile *tile = &g->tiles[t];
+    unsigned doubtful = store_rows(g, t, 0, tile->n_rows);
+    for (int r = 0; (doubtful || g->has_hidden_tap) && r < tile->n_rows; r++) {
+        int64_t i = tile->first + r;
+        if (heed_range_is_empty(seen_by(g, i))) {
+            heed_aft_store_nothing(g->job, &g->x, i);
+        } else if (g->has_hidden_tap) {
+            recompute_row(g, t, i);
+        } else if (doubtful >> r & 1) {
+            mix_alone(g, t, r);
+            if (store_rows(g, t, r, 1))
+                recompute_row(g, t, i);
+        }
     }
-    if (!g->has_hidden_tap) {
-        if (store_row(g, r, i))
-            return;
-        mix_alone(g, t, r);
-        if (store_row(g, r, i))
-            return;
-    }
-    recompute_row(g, t, i);
 }
 
 /* ---- all rows of a head ---- */
@@ -482,8 +484,7 @@ static void attend_group(conv_walk *g)
         total(g, &g->prefix, g->s->before);
         start_rows(g, t, 0, g->tiles[t].n_rows);
         mix(g, t);
-        for (int r = 0; r < g->tiles[t].n_rows; r++)
-            finish_row(g, t, r);
+        finish_tile(g, t);
     }
     g->first += g->n_rows;
 }
