@@ -1,17 +1,23 @@
 /* A benchmark of every kernel of every instruction set: slot/isa, one call on a full tile as softmax attention makes it
- * (128 keys, 64 channels, 3 vectors), or on one row as AFT makes it (128 keys, 64 channels), all operands in L1 or L2.
+ * (128 keys, 64 channels, 3 vectors), or as AFT makes it (128 keys, 64 channels, one row; a group of rows where they are
+ * mixed), all operands in L1 or L2.
  * Generated from the kernel list: a slot without a benchmark here is a compile error. */
 #include "bench/clock.h"
 #include "bench/machine.h"
 #include "bench/shim.h"
 #include "core/isa.h"
+#include "core/tuning.h"
 #include "kernels/kernels.h"
 
 #include <math.h>
 #include <stdalign.h>
 #include <stdio.h>
+#include <string.h>
 
+/* CHANNELS of a head, or the numerators and denominators of a panel of AFT. */
 enum { KEYS = HEED_BLOCK_KEYS, CHANNELS = 64, LANES = HEED_MAX_TILE_LANES, ROWS = 4, ARRAY = 4096 };
+enum { MIXED_ROWS = LANES / HEED_AFT_TILE_ROWS * HEED_AFT_TILE_ROWS };
+_Static_assert((int)CHANNELS == 2 * AFT_PANEL, "mix_rows is measured on whole panels");
 
 /* Operands of all kernels. Sized for the widest tile; a narrower one uses the front. */
 typedef struct operands {
@@ -29,7 +35,7 @@ typedef struct operands {
     uint8_t visible_rows[LANES * KEYS];
     alignas(64) float m[LANES];
     alignas(64) float l[LANES];
-    alignas(64) float rescale[LANES];
+    alignas(64) float rescale[CHANNELS];
     alignas(64) float slope[LANES];
     alignas(64) float distance[LANES];
     alignas(64) float begin[LANES];
@@ -85,6 +91,11 @@ static void call_softmax_tile(const heed_kernels *k)
     k->softmax_tile(ops.s, ops.m, ops.l, ops.rescale, KEYS, HEED_TILE_VECTORS);
 }
 
+static void call_softmax_row(const heed_kernels *k)
+{
+    k->softmax_row(ops.p, ops.s, ops.bias_rows, KEYS, ops.m, ops.rescale);
+}
+
 static void call_softmax_careful_tile(const heed_kernels *k)
 {
     k->softmax_careful_tile(ops.s, ops.m, ops.l, ops.rescale, KEYS, HEED_TILE_VECTORS);
@@ -126,20 +137,30 @@ static void call_aft_keys(const heed_kernels *k)
     k->aft_keys(ops.state, ops.keys, CHANNELS, ops.values, CHANNELS, ops.bias_rows, KEYS, CHANNELS, 0);
 }
 
-static void call_aft_reach(const heed_kernels *k) { k->aft_reach(ops.y, ops.keys, CHANNELS, KEYS, CHANNELS); }
+static void call_aft_fold(const heed_kernels *k) { k->aft_fold(ops.state, CHANNELS); }
+
+static void call_aft_row(const heed_kernels *k) { k->aft_row(ops.y, ops.q, ops.state, CHANNELS); }
+
+static void call_aft_ratio(const heed_kernels *k) { k->aft_ratio(ops.y, ops.q, ops.values, ops.rescale, CHANNELS); }
 
 static void call_aft_move(const heed_kernels *k) { k->aft_move(ops.y, ops.x, ops.keys, CHANNELS); }
 
 static void call_aft_weigh(const heed_kernels *k)
 {
-    k->aft_weigh(ops.weighed, 2 * CHANNELS, ops.y, ops.keys, CHANNELS, ops.values, CHANNELS, KEYS, CHANNELS);
+    int spoiled = 0;
+    k->aft_weigh(ops.weighed, (int64_t)KEYS * 2 * AFT_PANEL, ops.y, ops.keys, CHANNELS, ops.values, CHANNELS, KEYS,
+                 CHANNELS, &spoiled);
 }
 
-static void call_scale_tile(const heed_kernels *k) { k->scale_tile(ops.o, ops.rescale, LANES, HEED_TILE_VECTORS); }
+static void call_mix_rows(const heed_kernels *k)
+{
+    k->mix_rows(ops.o, CHANNELS, ops.rescale, ops.p, KEYS, ops.values, CHANNELS, KEYS, MIXED_ROWS, CHANNELS);
+}
 
-static void call_aft_fold(const heed_kernels *k) { k->aft_fold(ops.state, CHANNELS); }
-
-static void call_aft_row(const heed_kernels *k) { k->aft_row(ops.y, ops.state, CHANNELS); }
+static void call_scale_rows(const heed_kernels *k)
+{
+    k->scale_rows(ops.o, CHANNELS, ops.rescale, MIXED_ROWS, CHANNELS);
+}
 
 static void call_gate_array(const heed_kernels *k) { k->gate_array(ops.y, ops.x, ops.x, ARRAY); }
 
@@ -147,7 +168,8 @@ static void call_blend_rows(const heed_kernels *k) { k->blend_rows(ops.y, ops.x,
 
 /* ---- What a call does -------------------------------------------------------------------------------------------- */
 
-/* Elements of the result: of a tile for one lane, of rows for one row, of an array all; of aft_keys the weights. */
+/* Elements of the result: of a tile for one lane, of rows for one row, of an array all; of aft_keys and
+ * aft_weigh the weights. */
 enum {
     elements_exp2_array = ARRAY,
     elements_exp_array = ARRAY,
@@ -159,6 +181,7 @@ enum {
     elements_range_tile = KEYS,
     elements_visible_tile = KEYS,
     elements_softmax_tile = KEYS,
+    elements_softmax_row = KEYS,
     elements_softmax_careful_tile = KEYS,
     elements_values_tile = CHANNELS,
     elements_values_careful_tile = CHANNELS,
@@ -168,12 +191,13 @@ enum {
     elements_values_careful_rows = CHANNELS,
     elements_output_rows = CHANNELS,
     elements_aft_keys = KEYS * CHANNELS,
-    elements_aft_reach = KEYS * CHANNELS,
-    elements_aft_move = CHANNELS,
-    elements_aft_weigh = KEYS * CHANNELS,
-    elements_scale_tile = LANES,
     elements_aft_fold = 2 * CHANNELS,
     elements_aft_row = CHANNELS,
+    elements_aft_ratio = CHANNELS,
+    elements_aft_move = CHANNELS,
+    elements_aft_weigh = KEYS * CHANNELS,
+    elements_mix_rows = CHANNELS,
+    elements_scale_rows = CHANNELS,
     elements_gate_array = ARRAY,
     elements_blend_rows = ARRAY
 };
@@ -199,35 +223,41 @@ typedef struct bench_case {
 
 static int is_array(const bench_slot *slot) { return slot->n_elements == ARRAY; }
 
-static int is_aft_row(const bench_slot *slot)
+static int starts_with(const bench_slot *slot, const char *prefix)
 {
-    return slot->call == call_aft_reach || slot->call == call_aft_move || slot->call == call_aft_weigh ||
-           slot->call == call_aft_keys || slot->call == call_aft_fold || slot->call == call_aft_row;
+    return strncmp(slot->name, prefix, strlen(prefix)) == 0;
 }
 
-/* Multiply-adds count twice; both products of a block run over KEYS x CHANNELS for each lane. */
+static int ends_with(const bench_slot *slot, const char *suffix)
+{
+    const size_t length = strlen(slot->name), n = strlen(suffix);
+    return length >= n && strcmp(slot->name + length - n, suffix) == 0;
+}
+
+/* Multiply-adds count twice; a product of a block runs over KEYS x CHANNELS for each lane or row. */
 static int is_product(const bench_slot *slot)
 {
-    return slot->call == call_scores_tile || slot->call == call_values_tile || slot->call == call_values_careful_tile ||
-           slot->call == call_scores_rows || slot->call == call_values_rows || slot->call == call_values_careful_rows;
+    return starts_with(slot, "scores_") || starts_with(slot, "values_") || starts_with(slot, "mix_");
 }
 
-/* Lanes of a tile, or rows, that a call works on. */
+/* Lanes of a tile, or rows, that a call works on. The name of a slot says which: all others have one row or array. */
 static int lanes_of(const bench_slot *slot, const heed_kernels *k)
 {
-    if (is_array(slot) || is_aft_row(slot))
+    if (is_array(slot))
         return 1;
-    const int by_rows = slot->call == call_scores_rows || slot->call == call_values_rows ||
-                        slot->call == call_values_careful_rows || slot->call == call_output_rows;
-    return by_rows ? rows_of(k) : k->tile_lanes;
+    if (slot->call == call_mix_rows || slot->call == call_scale_rows)
+        return MIXED_ROWS;
+    return ends_with(slot, "_tile") ? k->tile_lanes : ends_with(slot, "_rows") ? rows_of(k) : 1;
 }
 
 /* Sets all operands to values that no number of calls drives out of range: weights and rescale below 1, scores near
  * 0, everything visible. */
 static void fill_operands(void)
 {
-    for (int i = 0; i < ARRAY; i++)
+    for (int i = 0; i < ARRAY; i++) {
         ops.x[i] = -20.0f * (float)i / ARRAY;
+        ops.y[i] = 0;
+    }
     for (int i = 0; i < KEYS * CHANNELS; i++) {
         ops.keys[i] = (float)(i % 31 - 15) / 64;
         ops.values[i] = (float)(i % 29 - 14) / 64;
@@ -243,10 +273,11 @@ static void fill_operands(void)
         ops.token_rows[i] = ops.q[i];
         ops.o[i] = 0;
     }
+    for (int i = 0; i < CHANNELS; i++)
+        ops.rescale[i] = 0.5f;
     for (int r = 0; r < LANES; r++) {
         ops.m[r] = 1;
         ops.l[r] = 1;
-        ops.rescale[r] = 0.5f;
         ops.slope[r] = 0x1p-20f;
         ops.distance[r] = -KEYS;
         ops.begin[r] = 0;
@@ -263,7 +294,7 @@ static void fill_operands(void)
 /* Where processors take denormals by a slow path it is seen here. */
 static int takes_values(const bench_slot *slot)
 {
-    return slot->call == call_values_tile || slot->call == call_values_rows;
+    return slot->call == call_values_tile || slot->call == call_values_rows || slot->call == call_mix_rows;
 }
 
 static void make_denormal(void)

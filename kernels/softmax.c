@@ -79,7 +79,7 @@ void HEED_FN(softmax_row)(float *p, const float *s, const float *ahead, int n_ke
     int j = 0;
     for (; j + 4 * VF_LANES <= n_keys; j += 4 * VF_LANES) {
         for (int i = 0; i < 4 * VF_LANES; i += LINE_FLOATS)
-            prefetch(ahead + j + i, 0, 0);
+            prefetch(ahead, j + i, 1);
         HEED_UNROLL
         for (int i = 0; i < 4; i++)
             largest[i] = vf_max(vf_load(s + j + i * VF_LANES), largest[i]);

@@ -102,9 +102,10 @@ HEED_INLINE void vf_transpose(vf x[VF_LANES])
     x[3] = vcombine_f32(vget_high_f32(rows01.val[1]), vget_high_f32(rows23.val[1]));
 }
 
+/* volatile: GCC 12 would move all weights of 6 x 4 accumulators ahead of the products, and spill. */
 static inline vf vf_keep(vf x)
 {
-    __asm__("" : "+w"(x));
+    __asm__ volatile("" : "+w"(x));
     return x;
 }
 

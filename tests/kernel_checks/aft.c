@@ -1,4 +1,4 @@
-/* aft_keys, aft_fold, aft_row and gate_array.
+/* aft_keys and aft_fold: AFT key by key.
  *
  * aft_keys is followed channel by channel in double, from the reference that the kernel itself has: which key that is
  * follows exactly from the formula of kernels.h, in float. The errors are added up on the way, u = 2^-24:
@@ -17,7 +17,7 @@
 #include <stdlib.h>
 
 /* Two levels of sums: of all keys up to the last fold, and of those since. */
-enum { MAX_KEYS = 70, MAX_LENGTH = 200, N_SUMS = 4, FIRST_SUM = AFT_NUM };
+enum { MAX_KEYS = 70, N_SUMS = 4, FIRST_SUM = AFT_NUM };
 
 static const float spoilers[] = {NAN, INFINITY, -INFINITY};
 
@@ -116,14 +116,6 @@ static void fill_state(aft_case *c, int64_t channel, float ref_k, int has_ones, 
     }
 }
 
-/* make_rows() for any count of them. */
-static source_rows make_any_rows(int n_rows, int64_t n_channels, int64_t index, random_stream *random)
-{
-    if (n_rows > 0)
-        return make_rows(n_rows, n_channels, index, random);
-    return (source_rows){.memory = make_buffer(0, side_of(index)), .stride = n_channels, .n_channels = n_channels};
-}
-
 static aft_case make_case(int64_t index, int n_keys, int64_t n_channels, int scalar_keys, random_stream *random)
 {
     aft_case c = {.n_keys = n_keys, .n_channels = n_channels, .scalar_keys = scalar_keys};
@@ -132,8 +124,8 @@ static aft_case make_case(int64_t index, int n_keys, int64_t n_channels, int sca
     const int has_ones = index % 3 == 0;
     c.state = make_buffer(AFT_STATE_ROWS * n_channels, side_of(index));
     c.w = make_buffer(n_keys, side_of(index));
-    c.k = make_any_rows(n_keys, key_channels, index, random);
-    c.v = make_any_rows(n_keys, n_channels, index + 2, random);
+    c.k = make_rows(n_keys, key_channels, index, random);
+    c.v = make_rows(n_keys, n_channels, index + 2, random);
     for (int j = 0; j < n_keys; j++)
         c.w.data[j] = make_bias(bias, j, random);
     for (int64_t i = 0; i < key_channels; i++)
@@ -540,62 +532,6 @@ static void check_fold_case(int64_t index, int64_t n_channels)
     free_buffer(&state);
 }
 
-void check_aft_fold(void **state)
-{
-    (void)state;
-    for (int i = 0; i < 2 * n_channel_counts(); i++)
-        check_fold_case(i, channel_count(i / 2));
-}
-
-/* ---- aft_row ---- */
-
-/* Where both denominators are 0 the numerators may be anything. */
-static void fill_sums(buffer *state, int64_t n_channels, int64_t channel, random_stream *random)
-{
-    float *sums = state->data + FIRST_SUM * n_channels + channel;
-    const int64_t kind = random_below(random, 8), old = kind == 0 || kind == 1, fresh = kind == 0 || kind == 2;
-    sums[0] = random_normal(random);
-    sums[n_channels] = old ? 0.0f : random_uniform(random, 0.5f, 100.0f);
-    sums[2 * n_channels] = random_normal(random);
-    sums[3 * n_channels] = fresh ? 0.0f : random_uniform(random, 0.5f, 100.0f);
-    if (kind == 3)
-        sums[0] = sums[n_channels];
-    if (kind == 3)
-        sums[2 * n_channels] = sums[3 * n_channels];
-    if (kind == 4 || (kind == 0 && random_below(random, 2) == 0))
-        sums[random_below(random, 2) * 2 * n_channels] = spoilers[random_below(random, 3)];
-    if (kind == 5 && random_below(random, 2) == 0)
-        sums[(1 + random_below(random, 2) * 2) * n_channels] = NAN;
-}
-
-static void check_row_case(int64_t index, int64_t n_channels)
-{
-    random_stream random = random_start((uint64_t)(72000 + index));
-    buffer state = make_buffer(AFT_STATE_ROWS * n_channels, side_of(index)),
-           out = make_buffer(n_channels, side_of(index));
-    describe_case("aft_row", "%d channels", (int)n_channels);
-    for (int64_t c = 0; c < n_channels; c++)
-        fill_sums(&state, n_channels, c, &random);
-    keep_bits(&state); /* the reference is NaN: nobody asks for it */
-    kernels->aft_row(out.data, state.data, n_channels);
-    for (int64_t c = 0; c < n_channels; c++) {
-        const float *sums = state.data + FIRST_SUM * n_channels + c, got = out.data[c];
-        const double num = (double)sums[0] + sums[2 * n_channels],
-                     den = (double)sums[n_channels] + sums[3 * n_channels];
-        const double want = den == 0.0 ? 0.0 : num / den;
-        /* Two sums and a division of one rounding each; exact where they are the same. */
-        const double tolerance =
-            den == 0.0 || num == den ? 0.0 : 3.0 * HALF_ULP * fabs(want) * (1.0 + 0x1p-20) + 0x1p-149;
-        if (!is_close(got, want, tolerance))
-            fail_case("channel %d: %a / %a gives %a", (int)c, num, den, (double)got);
-    }
-    expect_kept(&state, "state");
-    keep_bits(&out);
-    expect_kept(&out, "out"); /* the canaries */
-    free_buffer(&state);
-    free_buffer(&out);
-}
-
 /* The kernels in a row: keys in pieces, a fold behind each, then the result. Scores lie in +-12, so that the reference
  * moves at most three times and each a is off by at most u (12 + 12 + 24). A weight is off by four times that, by four
  * powers of 4 u and four products; a sum by 70 roundings and as many folds. Both sums are below 512 u. */
@@ -605,11 +541,11 @@ static void check_whole_row(int64_t index, int64_t n_channels)
     const int n_keys = (int)random_below(&random, MAX_KEYS + 1);
     aft_case c = {.n_keys = n_keys, .n_channels = n_channels};
     buffer out = make_buffer(n_channels, side_of(index));
-    describe_case("aft_row", "%d keys, %d channels", n_keys, (int)n_channels);
+    describe_case("aft_fold", "%d keys, %d channels", n_keys, (int)n_channels);
     c.state = make_buffer(AFT_STATE_ROWS * n_channels, side_of(index));
     c.w = make_buffer(n_keys, side_of(index));
-    c.k = make_any_rows(n_keys, n_channels, index, &random);
-    c.v = make_any_rows(n_keys, n_channels, index + 2, &random);
+    c.k = make_rows(n_keys, n_channels, index, &random);
+    c.v = make_rows(n_keys, n_channels, index + 2, &random);
     for (int j = 0; j < n_keys; j++)
         c.w.data[j] = random_below(&random, 4) == 0 ? -INFINITY : random_uniform(&random, -6.0f, 6.0f);
     for (int64_t i = 0; i < AFT_STATE_ROWS * n_channels; i++)
@@ -620,7 +556,7 @@ static void check_whole_row(int64_t index, int64_t n_channels)
         if (end < n_keys || index % 2 == 0)
             kernels->aft_fold(c.state.data, n_channels);
     }
-    kernels->aft_row(out.data, c.state.data, n_channels);
+    kernels->aft_row(out.data, NULL, c.state.data, n_channels);
     for (int64_t i = 0; i < n_channels; i++) {
         double num = 0.0, magnitude = 0.0, den = 0.0;
         for (int j = 0; j < n_keys; j++) {
@@ -637,114 +573,11 @@ static void check_whole_row(int64_t index, int64_t n_channels)
     free_case(&c);
 }
 
-void check_aft_row(void **state)
+void check_aft_fold(void **state)
 {
     (void)state;
     for (int i = 0; i < 2 * n_channel_counts(); i++) {
-        check_row_case(i, channel_count(i / 2));
+        check_fold_case(i, channel_count(i / 2));
         check_whole_row(i, channel_count(i / 2));
     }
-}
-
-/* ---- gate_array ---- */
-
-/* One ulp of a result of this size. */
-static double ulp_of(double x) { return ldexp(1.0, x < (double)FLT_MIN ? -149 : ilogb(x) - 23); }
-
-/* The sigmoid to 3 ulp, or 0 below the smallest normal float as from all exponentials here; then the product. */
-static int is_gated(float got, float q, float x)
-{
-    if (isnan(q) || isnan(x))
-        return isnan(got);
-    const double open = 1.0 / (1.0 + exp(-(double)q)), want = open * (double)x;
-    if (got == 0.0f && open < (double)FLT_MIN)
-        return 1;
-    return is_close(got, want,
-                    3.0 * ulp_of(open) * fabs((double)x) + HALF_ULP * fabs(want) * (1.0 + 0x1p-20) + 0x1p-150);
-}
-
-static float draw_gate(random_stream *random)
-{
-    static const float edges[] = {0.0f,    -0.0f,   INFINITY, -INFINITY, 1e30f, -1e30f, FLT_MAX, -FLT_MAX,
-                                  FLT_MIN, -1e-45f, 1e-45f,   -1e-39f,   87.3f, -87.3f, -87.4f,  -88.8f,
-                                  -104.0f, 88.8f,   104.0f,   -103.9f,   17.0f, -17.0f, NAN};
-    const int64_t kind = random_below(random, 4);
-    if (kind == 0)
-        return edges[random_below(random, sizeof edges / sizeof edges[0])];
-    if (kind == 1)
-        return random_uniform(random, -110.0f, 110.0f);
-    return kind == 2 ? 3.0f * random_normal(random)
-                     : random_normal(random) * exp2f(random_uniform(random, -140.0f, 3.0f));
-}
-
-static float draw_gated(random_stream *random)
-{
-    static const float edges[] = {1.0f, -1.0f, 0.0f, -0.0f, NAN, 1e30f, -1e30f, 1e-39f, FLT_MAX};
-    const int64_t kind = random_below(random, 20);
-    return kind < 9 ? edges[kind] : random_normal(random);
-}
-
-static void gate_case(int n, guard_side side, random_stream *random)
-{
-    buffer q = make_buffer(n, side), x = make_buffer(n, side), out = make_buffer(n, side);
-    describe_case("gate_array", "n = %d", n);
-    for (int i = 0; i < n; i++) {
-        q.data[i] = draw_gate(random);
-        x.data[i] = draw_gated(random);
-    }
-    keep_bits(&q);
-    keep_bits(&x);
-    kernels->gate_array(out.data, q.data, x.data, n);
-    for (int i = 0; i < n; i++) {
-        float alone = 0.0f;
-        kernels->gate_array(&alone, &q.data[i], &x.data[i], 1);
-        if (!is_gated(out.data[i], q.data[i], x.data[i]))
-            fail_case("element %d: q = %a, x = %a gives %a", i, (double)q.data[i], (double)x.data[i],
-                      (double)out.data[i]);
-        if (!same_value(out.data[i], alone))
-            fail_case("element %d has other bits alone than in the row", i);
-    }
-    expect_kept(&q, "q");
-    expect_kept(&x, "x");
-    keep_bits(&out);
-    expect_kept(&out, "out");
-    kernels->gate_array(x.data, q.data, x.data, n);
-    for (int i = 0; i < n; i++)
-        if (!same_value(x.data[i], out.data[i]))
-            fail_case("in place of x: element %d differs", i);
-    expect_kept(&q, "q");
-    keep_bits(&x);
-    expect_kept(&x, "x");
-    free_buffer(&q);
-    free_buffer(&x);
-    free_buffer(&out);
-}
-
-/* Every 4099th float of either sign, a prime, so that all mantissas get a turn. */
-static void walk_gates(void)
-{
-    enum { CHUNK = 1024, STEP = 4099 };
-    static float q[CHUNK], x[CHUNK], out[CHUNK];
-    describe_case("gate_array", "all exponents");
-    for (int64_t first = 0; first <= UINT32_MAX; first += (int64_t)CHUNK * STEP) {
-        for (int i = 0; i < CHUNK; i++) {
-            const uint32_t bits = (uint32_t)(first + (int64_t)i * STEP);
-            memcpy(&q[i], &bits, sizeof bits);
-            x[i] = i % 2 ? 1.0f : -1.0f;
-        }
-        kernels->gate_array(out, q, x, CHUNK);
-        for (int i = 0; i < CHUNK; i++)
-            if (!is_gated(out[i], q[i], x[i]))
-                fail_case("sigmoid(%a) = %a", (double)q[i], (double)out[i] * (double)x[i]);
-    }
-}
-
-void check_gate_array(void **state)
-{
-    (void)state;
-    random_stream random = random_start(74000);
-    for (int n = 0; n <= MAX_LENGTH; n++)
-        for (int side = 0; side < 2; side++)
-            gate_case(n, side_of(side), &random);
-    walk_gates();
 }

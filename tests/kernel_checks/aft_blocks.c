@@ -1,27 +1,36 @@
-/* aft_reach, aft_move, aft_weigh and scale_tile: AFT over blocks of keys, against plain loops. */
+/* aft_move and aft_weigh: AFT over blocks of keys, against plain loops. Which keys stand above their reference follows
+ * exactly from the formula of kernels.h, in float. */
 #include "kernel_checks/checks.h"
 
-#include <string.h>
+#include <float.h>
 
-enum { MAX_CHANNELS = 140 };
+enum { MAX_CHANNELS = 140, MAX_WEIGHED_KEYS = 40, N_CASES = 4 * MAX_CHANNELS };
 
-/* Keys around a reference: far below, near, 8 above and one ulp more or less, far above; some not finite. */
-static float draw_key(float ref, int may_stand_above, int may_be_infinite, random_stream *random)
+typedef enum { MAY_STAND_ABOVE = 1, MAY_BE_INFINITE = 2 } key_freedom;
+
+/* Keys around a reference: far below, near, 8 above and one ulp more or less, far above; some not finite. Above a
+ * reference of -inf every finite key stands. */
+static float draw_key(float ref, int freedom, random_stream *random)
 {
     const float near = isfinite(ref) ? ref : 0.0f;
-    switch (random_below(random, may_be_infinite ? 9 : 5)) {
+    const int above = freedom & MAY_STAND_ABOVE;
+    if (!above && !isfinite(ref))
+        return freedom & MAY_BE_INFINITE && random_below(random, 3) == 0 ? NAN : -INFINITY;
+    switch (random_below(random, freedom & MAY_BE_INFINITE ? 10 : 6)) {
     case 0:
-        return may_stand_above ? near + 8.0f : near + 7.5f;
+        return above ? near + 8.0f : near + 7.5f;
     case 1:
-        return may_stand_above ? nextafterf(near + 8.0f, 1e9f) : near - 8.0f;
+        return above ? nextafterf(near + 8.0f, 1e9f) : near - 8.0f;
     case 2:
         return near - random_uniform(random, 0.0f, 300.0f);
-    case 5:
-        return NAN;
+    case 3:
+        return random_below(random, 20) == 0 ? -FLT_MAX : near;
     case 6:
-        return -INFINITY;
+        return NAN;
     case 7:
-        return may_stand_above ? INFINITY : NAN;
+        return -INFINITY;
+    case 8:
+        return INFINITY;
     default:
         return near + random_uniform(random, -4.0f, 4.0f);
     }
@@ -29,185 +38,284 @@ static float draw_key(float ref, int may_stand_above, int may_be_infinite, rando
 
 static int stands_above(float key, float ref) { return key < INFINITY && key - ref > 8.0f; }
 
-static int64_t channels_of(int64_t index) { return 1 + index * 7 % MAX_CHANNELS; }
+/* Every count of channels in each run of MAX_CHANNELS cases, as a case of another kind each time. */
+static int64_t channels_of(int64_t index) { return 1 + index * 9 % MAX_CHANNELS; }
 
-/* ---- aft_reach, aft_move ---- */
+static int64_t case_of(int64_t index) { return index + index / MAX_CHANNELS; }
 
-static void check_reach_case(int64_t index)
+/* e^a, where a is a rounded difference: off by u |a| of itself, then 2 ulp; below 2^-126 anything down to 0. */
+static double power_bound(double a) { return exp(a) * (fabs(a) + 4.0) * HALF_ULP * (1.0 + 0x1p-10) + 0x1p-126; }
+
+/* ---- aft_move ---- */
+
+static void compare_moved(const buffer *ref, const buffer *factor, float key, int64_t c)
 {
-    random_stream random = random_start((uint64_t)(90000 + index));
-    const int64_t n = channels_of(index);
-    const int n_keys = (int)(index % 41);
-    buffer ref = make_buffer(n, side_of(index)), factor = make_buffer(n, side_of(index + 1));
-    source_rows k = make_rows(n_keys > 0 ? n_keys : 1, n, index, &random);
-    for (int64_t c = 0; c < n; c++)
-        ref.data[c] = index % 11 == 0 ? -INFINITY : random_uniform(&random, -20.0f, 20.0f);
-    for (int j = 0; j < k.n_rows; j++) {
-        for (int64_t c = 0; c < n; c++)
-            k.memory.data[j * k.stride + c] = draw_key(ref.data[c], j > n_keys / 2, 1, &random);
-    }
-    if (index % 11 == 0 && k.stride > 0)
-        k.memory.data[0] = -INFINITY;
-    keep_bits(&ref);
-    keep_bits(&k.memory);
-    describe_case("aft_reach", "%d keys, %d channels, key stride %d", n_keys, (int)n, (int)k.stride);
-    int want = 0;
-    for (int above = 0; want < n_keys; want++) {
-        for (int64_t c = 0; c < n; c++)
-            above |= stands_above(row_value(&k, want, c), ref.data[c]);
-        if (above)
-            break;
-    }
-    const int got = kernels->aft_reach(ref.data, k.memory.data, k.stride, n_keys, n);
-    if (got != want)
-        fail_case("reaches %d keys, want %d", got, want);
-    expect_kept(&ref, "ref");
-    expect_kept(&k.memory, "k");
-
-    describe_case("aft_move", "%d channels", (int)n);
-    const float *key = k.memory.data + (k.n_rows - 1) * k.stride;
-    kernels->aft_move(ref.data, factor.data, key, n);
-    expect_kept(&k.memory, "k");
-    for (int64_t c = 0; c < n; c++) {
-        const float before = ref.before[c];
-        const int moves = stands_above(key[c], before);
-        const double want_factor = moves ? exp((double)before - (double)key[c]) : 1.0;
-        /* The difference is rounded, at most by u |difference|, and the exponential is off by 2 ulp or flushed. */
-        const double allowed =
-            moves ? want_factor * (fabs((double)before - (double)key[c]) + 4.0) * HALF_ULP + 0x1p-126 : 0.0;
-        if (!same_value(ref.data[c], moves ? key[c] : before))
-            fail_case("channel %d: reference %a", (int)c, (double)ref.data[c]);
-        if (isinf(before) && moves ? factor.data[c] != 0.0f : !is_close(factor.data[c], want_factor, allowed))
-            fail_case("channel %d: factor %a, want %a", (int)c, (double)factor.data[c], want_factor);
-    }
-    free_buffer(&ref);
-    free_buffer(&factor);
-    free_buffer(&k.memory);
+    const float before = ref->before[c], got = factor->data[c];
+    const int moves = stands_above(key, before);
+    if (!same_value(ref->data[c], moves ? key : before))
+        fail_case("channel %d: from %a to %a gives the reference %a", (int)c, (double)before, (double)key,
+                  (double)ref->data[c]);
+    const double a = moves ? (double)before - (double)key : 0.0;
+    if (isinf(a) || !moves ? got != (moves ? 0.0f : 1.0f) : !is_close(got, exp(a), power_bound(a)))
+        fail_case("channel %d: from %a to %a gives the factor %a", (int)c, (double)before, (double)key, (double)got);
 }
 
-void check_aft_reach(void **state)
+/* What stands in one channel is nothing to the others. */
+static void spoil_move(buffer *ref, const buffer *factor, buffer *k, random_stream *random)
 {
-    (void)state;
-    for (int64_t index = 0; index < 300; index++)
-        check_reach_case(index);
+    const float spoilers[] = {NAN, INFINITY, -INFINITY, FLT_MAX, -FLT_MAX};
+    const int64_t n = (int64_t)ref->n_floats, spoiled = random_below(random, n);
+    buffer other = make_buffer(n, GUARD_END), moved = make_buffer(n, GUARD_END);
+    memcpy(moved.data, ref->before, ref->n_floats * sizeof(float));
+    k->data[spoiled] = spoilers[random_below(random, 5)];
+    kernels->aft_move(moved.data, other.data, k->data, n);
+    for (int64_t c = 0; c < n; c++)
+        if (c != spoiled && (!same_bits(moved.data[c], ref->data[c]) || !same_bits(other.data[c], factor->data[c])))
+            fail_case("channel %d spoils channel %d", (int)spoiled, (int)c);
+    free_buffer(&other);
+    free_buffer(&moved);
+}
+
+static void check_move_case(int64_t index, int64_t n)
+{
+    random_stream random = random_start((uint64_t)(90000 + index));
+    buffer ref = make_buffer(n, side_of(index)), factor = make_buffer(n, side_of(index + 1)),
+           k = make_buffer(n, side_of(index));
+    describe_case("aft_move", "case %d, %d channels", (int)index, (int)n);
+    for (int64_t c = 0; c < n; c++) {
+        ref.data[c] = index % 11 == 0 || random_below(&random, 9) == 0 ? -INFINITY
+                      : random_below(&random, 30) == 0                 ? -FLT_MAX
+                                                                       : random_uniform(&random, -20.0f, 20.0f);
+        k.data[c] = random_below(&random, 30) == 0 ? FLT_MAX
+                                                   : draw_key(ref.data[c], MAY_STAND_ABOVE | MAY_BE_INFINITE, &random);
+    }
+    keep_bits(&ref);
+    keep_bits(&k);
+    kernels->aft_move(ref.data, factor.data, k.data, n);
+    for (int64_t c = 0; c < n; c++)
+        compare_moved(&ref, &factor, k.data[c], c);
+    expect_kept(&k, "k");
+    spoil_move(&ref, &factor, &k, &random);
+    keep_bits(&ref);
+    keep_bits(&factor);
+    expect_kept(&ref, "ref"); /* the canaries */
+    expect_kept(&factor, "factor");
+    free_buffer(&ref);
+    free_buffer(&factor);
+    free_buffer(&k);
 }
 
 void check_aft_move(void **state)
 {
     (void)state;
-    for (int64_t index = 300; index < 600; index++)
-        check_reach_case(index);
+    for (int64_t index = 0; index < N_CASES; index++)
+        check_move_case(case_of(index), channels_of(index));
 }
 
 /* ---- aft_weigh ---- */
 
-static void compare_weighed(const buffer *e, int64_t stride, const buffer *ref, const source_rows *k,
-                            const source_rows *v, int j, int64_t c, int64_t n, int *spoiled)
+typedef struct weigh_case {
+    buffer e, ref;
+    source_rows k, v;
+    int64_t n_channels, panel_stride;
+    int n_keys;
+} weigh_case;
+
+/* The widths of both halves of a row. */
+static int64_t panel_width(const weigh_case *w, int64_t c)
 {
-    const float key = row_value(k, j, c), value = row_value(v, j, c);
-    const float weight = e->data[j * stride + n + c], product = e->data[j * stride + c];
-    const double a = (double)key - (double)ref->data[c], want = exp(a);
-    if (key == -INFINITY) {
-        if (weight != 0.0f || product != 0.0f)
-            fail_case("key %d, channel %d: hidden, weight %a, product %a", j, (int)c, (double)weight, (double)product);
-        return;
-    }
-    if (!isfinite(want) || !isfinite(value)) {
-        *spoiled = 1;
-        if ((!isfinite(want) && weight != 0.0f) || product != 0.0f)
-            fail_case("key %d, channel %d: not finite, weight %a, product %a", j, (int)c, (double)weight,
-                      (double)product);
-        if (!isfinite(want))
-            return;
-    }
-    /* The rounding of the difference, 2 ulp of the exponential, or a flush below 2^-126; then one of the product. */
-    const double off = want * (fabs(a) + 4.0) * HALF_ULP + 0x1p-126;
-    if (!is_close(weight, want, off))
-        fail_case("key %d, channel %d: e^%g is %a, want %a", j, (int)c, a, (double)weight, want);
-    if (isfinite(value) && product != weight * value)
-        fail_case("key %d, channel %d: product %a of %a and %a", j, (int)c, (double)product, (double)weight,
-                  (double)value);
+    const int64_t left = w->n_channels - c / AFT_PANEL * AFT_PANEL;
+    return left < AFT_PANEL ? left : AFT_PANEL;
 }
 
-static void check_weigh_case(int64_t index)
+/* Where e^(k - ref) v of key j, channel c stands; its e^(k - ref) follows panel_width() behind it. */
+static int64_t place_of(const weigh_case *w, int j, int64_t c)
+{
+    return c / AFT_PANEL * w->panel_stride + (int64_t)j * 2 * AFT_PANEL + c % AFT_PANEL;
+}
+
+/* A key that moves the reference, and a value beside it that is no concern of the keys before it. */
+static void add_mover(weigh_case *w, int j, random_stream *random)
+{
+    const int64_t c = random_below(random, w->n_channels);
+    const float ref = w->ref.data[c], above = nextafterf(ref + 8.0f, 1e9f);
+    w->k.memory.data[j * w->k.stride + c] = !isfinite(ref)            ? -FLT_MAX
+                                            : random_below(random, 2) ? above
+                                                                      : above + 100.0f;
+    w->v.memory.data[j * w->v.stride + random_below(random, w->n_channels)] = NAN;
+}
+
+/* Half of the cases have a mover. The buffer of the results ends with the last float of the last row. */
+static weigh_case make_weigh_case(int64_t index, int64_t n_channels, int n_keys, random_stream *random)
+{
+    weigh_case w = {.n_channels = n_channels, .n_keys = n_keys};
+    const int freedom = random_below(random, 3) == 0 ? MAY_BE_INFINITE : 0, n_rows = n_keys > 0 ? n_keys : 1;
+    const int64_t last = n_channels - 1;
+    w.panel_stride = (int64_t)n_rows * 2 * AFT_PANEL + random_below(random, 3) * 5;
+    w.e = make_buffer(n_keys > 0 ? place_of(&w, n_keys - 1, last) + panel_width(&w, last) + 1 : 0, side_of(index));
+    w.ref = make_buffer(n_channels, side_of(index));
+    w.k = make_rows(n_rows, n_channels, index, random);
+    w.v = make_rows(n_rows, n_channels, index + 1, random);
+    for (int64_t c = 0; c < n_channels; c++) {
+        w.ref.data[c] = random_below(random, 8) == 0 ? -INFINITY : random_uniform(random, -20.0f, 20.0f);
+        for (int j = 0; j < n_rows; j++)
+            w.k.memory.data[j * w.k.stride + c] = draw_key(w.ref.data[c], freedom, random);
+    }
+    for (int64_t i = 0; freedom && i < n_rows * n_channels / 9; i++)
+        w.v.memory.data[random_below(random, n_rows) * w.v.stride + random_below(random, n_channels)] =
+            random_below(random, 2) ? NAN : INFINITY;
+    if (random_below(random, 2))
+        add_mover(&w, (int)random_below(random, n_rows), random);
+    keep_bits(&w.ref);
+    keep_bits(&w.k.memory);
+    keep_bits(&w.v.memory);
+    return w;
+}
+
+static void free_weigh_case(weigh_case *w)
+{
+    free_buffer(&w->e);
+    free_buffer(&w->ref);
+    free_buffer(&w->k.memory);
+    free_buffer(&w->v.memory);
+}
+
+/* Over fresh floats. */
+static int run_weigh(weigh_case *w, int *spoiled)
+{
+    restore_bits(&w->e);
+    return kernels->aft_weigh(w->e.data, w->panel_stride, w->ref.data, w->k.memory.data, w->k.stride, w->v.memory.data,
+                              w->v.stride, w->n_keys, w->n_channels, spoiled);
+}
+
+static int count_weighed(const weigh_case *w)
+{
+    for (int j = 0; j < w->n_keys; j++)
+        for (int64_t c = 0; c < w->n_channels; c++)
+            if (stands_above(row_value(&w->k, j, c), w->ref.data[c]))
+                return j;
+    return w->n_keys;
+}
+
+/* Returns 1 where something was not finite. */
+static int compare_weighed(const weigh_case *w, int j, int64_t c)
+{
+    const float key = row_value(&w->k, j, c), value = row_value(&w->v, j, c);
+    const float *e = w->e.data + place_of(w, j, c), product = e[0], weight = e[panel_width(w, c)];
+    const double a = (double)key - (double)w->ref.data[c], want = exp(a);
+    if (key == -INFINITY || !isfinite(want)) {
+        if (weight != 0.0f || product != 0.0f)
+            fail_case("key %d, channel %d: k = %g weighs %a, the product is %a", j, (int)c, (double)key, (double)weight,
+                      (double)product);
+        return key != -INFINITY;
+    }
+    if (!is_close(weight, want, power_bound(a)))
+        fail_case("key %d, channel %d: e^%g is %a, want %a", j, (int)c, a, (double)weight, want);
+    const float exact = weight * value;
+    if (product != (isfinite(exact) ? exact : 0.0f))
+        fail_case("key %d, channel %d: %a times %a is stored as %a", j, (int)c, (double)weight, (double)value,
+                  (double)product);
+    return !isfinite(exact);
+}
+
+/* Floats between the rows, between the panels, and of the keys behind those that were looked at. */
+static void expect_gaps_kept(const weigh_case *w, int n_weighed)
+{
+    for (int64_t i = 0; i < (int64_t)w->e.n_floats; i++) {
+        const int64_t c = i / w->panel_stride * AFT_PANEL, in_panel = i % w->panel_stride;
+        const int64_t j = in_panel / (2 * AFT_PANEL), in_row = in_panel % (2 * AFT_PANEL);
+        if ((j > n_weighed || j >= w->n_keys || in_row >= 2 * panel_width(w, c)) && !is_kept(&w->e, (size_t)i))
+            fail_case("float %d of row %d of panel %d has changed", (int)in_row, (int)j, (int)(c / AFT_PANEL));
+    }
+    expect_kept(&w->ref, "ref");
+    expect_kept(&w->k.memory, "k");
+    expect_kept(&w->v.memory, "v");
+}
+
+/* The call's count, all that it weighed, and its mark. */
+static void compare_call(const weigh_case *w, int n_weighed, int spoiled)
+{
+    const int want = count_weighed(w);
+    int want_spoiled = 0;
+    if (n_weighed != want)
+        fail_case("weighs %d keys, want %d", n_weighed, want);
+    for (int j = 0; j < want; j++)
+        for (int64_t c = 0; c < w->n_channels; c++)
+            want_spoiled |= compare_weighed(w, j, c);
+    if ((spoiled != 0) != want_spoiled)
+        fail_case("spoiled is %d, %s", spoiled, want_spoiled ? "something was not finite" : "all was finite");
+}
+
+static void compare_case(weigh_case *w)
+{
+    int spoiled = 0, was_spoiled = 1;
+    const int n_weighed = run_weigh(w, &spoiled);
+    compare_call(w, n_weighed, spoiled);
+    expect_gaps_kept(w, n_weighed);
+    run_weigh(w, &was_spoiled);
+    if (!was_spoiled)
+        fail_case("clears what another call has marked");
+}
+
+/* Key j, channel c gets another key and value; expects what was weighed to keep its bits everywhere else. */
+static void spoil_one(weigh_case *w, int j, int64_t c, float key, float value)
+{
+    buffer clean = make_buffer((int64_t)w->e.n_floats, GUARD_END);
+    int spoiled = 0;
+    const int n_weighed = run_weigh(w, &spoiled);
+    memcpy(clean.data, w->e.data, w->e.n_floats * sizeof(float));
+    w->k.memory.data[j * w->k.stride + c] = key;
+    w->v.memory.data[j * w->v.stride + c] = value;
+    spoiled = 0;
+    if (run_weigh(w, &spoiled) != n_weighed)
+        fail_case("key %d, channel %d: weighs another number of keys with k = %g, v = %g", j, (int)c, (double)key,
+                  (double)value);
+    compare_call(w, n_weighed, spoiled);
+    for (int i = 0; i < n_weighed; i++)
+        for (int64_t other = 0; other < w->n_channels; other++) {
+            const int64_t place = place_of(w, i, other), width = panel_width(w, other);
+            if ((i != j || other != c) && (!same_bits(w->e.data[place], clean.data[place]) ||
+                                           !same_bits(w->e.data[place + width], clean.data[place + width])))
+                fail_case("key %d, channel %d spoils key %d, channel %d", j, (int)c, i, (int)other);
+        }
+    restore_bits(&w->k.memory);
+    restore_bits(&w->v.memory);
+    free_buffer(&clean);
+}
+
+static void spoil_weigh(weigh_case *w, random_stream *random)
+{
+    const int n_weighed = count_weighed(w);
+    if (n_weighed == 0 || w->k.stride == 0 || w->v.stride == 0)
+        return;
+    const int j = (int)random_below(random, n_weighed);
+    const int64_t c = random_below(random, w->n_channels);
+    const float key = row_value(&w->k, j, c), ref = w->ref.data[c], value = row_value(&w->v, j, c);
+    spoil_one(w, j, c, NAN, value);
+    spoil_one(w, j, c, INFINITY, value);
+    spoil_one(w, j, c, -INFINITY, NAN);
+    spoil_one(w, j, c, key, random_below(random, 2) ? NAN : -INFINITY);
+    if (!isfinite(ref))
+        return;
+    spoil_one(w, j, c, ref + 2.0f, -FLT_MAX);   /* overflows */
+    spoil_one(w, j, c, ref - 300.0f, INFINITY); /* 0 times infinity */
+}
+
+static void check_weigh_case(int64_t index, int64_t n_channels, int n_keys)
 {
     random_stream random = random_start((uint64_t)(91000 + index));
-    const int64_t n = channels_of(index), stride = 2 * n + index % 5;
-    const int n_keys = 1 + (int)(index % 40), poisoned = index % 3 == 0;
-    buffer ref = make_buffer(n, side_of(index)), e = make_buffer((n_keys - 1) * stride + 2 * n, side_of(index));
-    source_rows k = make_rows(n_keys, n, index, &random), v = make_rows(n_keys, n, index + 1, &random);
-    for (int64_t c = 0; c < n; c++)
-        ref.data[c] = poisoned && c % 5 == 0 ? -INFINITY : random_uniform(&random, -20.0f, 20.0f);
-    for (int j = 0; j < n_keys; j++) {
-        for (int64_t c = 0; c < n; c++) {
-            k.memory.data[j * k.stride + c] = draw_key(ref.data[c], 0, poisoned, &random);
-            if (poisoned && random_below(&random, 9) == 0)
-                v.memory.data[j * v.stride + c] = random_below(&random, 2) ? NAN : INFINITY;
-        }
-    }
-    keep_bits(&ref);
-    keep_bits(&e);
-    keep_bits(&k.memory);
-    keep_bits(&v.memory);
-    describe_case("aft_weigh", "%d keys, %d channels, strides %d, %d, %d", n_keys, (int)n, (int)stride, (int)k.stride,
-                  (int)v.stride);
-    const int got =
-        kernels->aft_weigh(e.data, stride, ref.data, k.memory.data, k.stride, v.memory.data, v.stride, n_keys, n);
-    int spoiled = 0;
-    for (int j = 0; j < n_keys; j++) {
-        for (int64_t c = 0; c < n; c++)
-            compare_weighed(&e, stride, &ref, &k, &v, j, c, n, &spoiled);
-        for (int64_t gap = 2 * n; gap < stride && j + 1 < n_keys; gap++) {
-            if (!is_kept(&e, (size_t)(j * stride + gap)))
-                fail_case("writes behind row %d", j);
-        }
-    }
-    if ((got != 0) != spoiled)
-        fail_case("returned %d, %s finite", got, spoiled ? "something was not" : "all was");
-    expect_kept(&ref, "ref");
-    expect_kept(&k.memory, "k");
-    expect_kept(&v.memory, "v");
-    free_buffer(&ref);
-    free_buffer(&e);
-    free_buffer(&k.memory);
-    free_buffer(&v.memory);
+    weigh_case w = make_weigh_case(index, n_channels, n_keys, &random);
+    describe_case("aft_weigh", "case %d, %d keys, %d channels, strides %d, %d, %d", (int)index, n_keys, (int)n_channels,
+                  (int)w.panel_stride, (int)w.k.stride, (int)w.v.stride);
+    compare_case(&w);
+    spoil_weigh(&w, &random);
+    expect_gaps_kept(&w, count_weighed(&w));
+    free_weigh_case(&w);
 }
 
 void check_aft_weigh(void **state)
 {
     (void)state;
-    for (int64_t index = 0; index < 400; index++)
-        check_weigh_case(index);
-}
-
-/* ---- scale_tile ---- */
-
-void check_scale_tile(void **state)
-{
-    (void)state;
-    for (int64_t index = 0; index < 120; index++) {
-        random_stream random = random_start((uint64_t)(92000 + index));
-        const int64_t n = channels_of(index);
-        const int n_vectors = 1 + (int)(index % HEED_TILE_VECTORS), lanes = n_vectors * kernels->vector_lanes;
-        buffer o = make_tile(n, side_of(index)), factor = make_buffer(n, side_of(index));
-        fill_tile(&o, lanes, 1.0f, &random);
-        o.data[random_below(&random, lanes)] = NAN;
-        for (int64_t r = 0; r < n; r++)
-            factor.data[r] = r % 3 == 0 ? 1.0f : r % 3 == 1 ? 0.0f : random_uniform(&random, 0.0f, 1.0f);
-        keep_bits(&o);
-        keep_bits(&factor);
-        describe_case("scale_tile", "%d rows, %d vectors", (int)n, n_vectors);
-        kernels->scale_tile(o.data, factor.data, n, n_vectors);
-        expect_lanes_kept(&o, "o", lanes);
-        expect_kept(&factor, "factor");
-        for (int64_t r = 0; r < n; r++) {
-            for (int lane = 0; lane < lanes; lane++) {
-                const float before = o.before[r * kernels->tile_lanes + lane];
-                if (!same_value(o.data[r * kernels->tile_lanes + lane], before * factor.data[r]))
-                    fail_case("row %d, lane %d", (int)r, lane);
-            }
-        }
-        free_buffer(&o);
-        free_buffer(&factor);
-    }
+    for (int64_t index = 0; index < N_CASES; index++)
+        check_weigh_case(case_of(index), channels_of(index), (int)(index % (MAX_WEIGHED_KEYS + 1)));
 }

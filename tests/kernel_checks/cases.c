@@ -152,7 +152,7 @@ source_rows make_rows(int n_rows, int64_t n_channels, int64_t case_index, random
 {
     source_rows r = {.n_rows = n_rows, .n_channels = n_channels};
     r.stride = case_index % 5 == 0 ? 0 : n_channels + random_below(random, 9);
-    r.memory = make_buffer((n_rows - 1) * r.stride + n_channels, side_of(case_index));
+    r.memory = make_buffer(n_rows > 0 ? (n_rows - 1) * r.stride + n_channels : 0, side_of(case_index));
     for (int j = 0; j < n_rows; j++)
         fill_floats(r.memory.data + j * r.stride, n_channels, 1.0f, random);
     keep_bits(&r.memory);

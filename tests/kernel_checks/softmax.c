@@ -1,4 +1,4 @@
-/* softmax_tile and softmax_careful_tile, lane by lane against the formulas of kernels.h in double.
+/* softmax_tile and softmax_careful_tile, lane by lane, and softmax_row against the formulas of kernels.h in double.
  *
  * The weight of a score s below the maximum M is e^d, d = s - M. The difference is rounded, so is its product with
  * log2 e, and so is that constant: the exponent of 2 is off by at most three times 2^-24 of itself. A weight lies
@@ -298,4 +298,134 @@ void check_softmax_careful_tile(void **state)
 {
     (void)state;
     walk_softmax(51000, check_careful, kernels->softmax_careful_tile);
+}
+
+/* ---- softmax_row ---- */
+
+typedef struct row_case {
+    buffer s, p, m, rescale;
+    int n_keys;
+} row_case;
+
+static row_case make_row_case(int64_t index, int n_keys, lane_kind kind, random_stream *random)
+{
+    row_case c = {make_buffer(n_keys, side_of(index)), make_buffer(n_keys, side_of(index)),
+                  make_buffer(1, side_of(index)), make_buffer(1, side_of(index)), n_keys};
+    const float of_row = draw_of_lane(kind, random);
+    const int is_fresh = kind == FIRST || kind == NOTHING || random_below(random, 3) == 0;
+    for (int j = 0; j < n_keys; j++)
+        c.s.data[j] = make_score(kind, j, of_row, random);
+    c.m.data[0] = is_fresh ? -INFINITY : kind == OVERFLOWING ? of_row : random_uniform(random, -20.0f, 20.0f);
+    keep_bits(&c.s);
+    keep_bits(&c.m);
+    return c;
+}
+
+static void free_row_case(row_case *c)
+{
+    free_buffer(&c->s);
+    free_buffer(&c->p);
+    free_buffer(&c->m);
+    free_buffer(&c->rescale);
+}
+
+static void run_row(row_case *c, float *p)
+{
+    restore_bits(&c->m);
+    kernels->softmax_row(p, c->s.data, c->s.data, c->n_keys, c->m.data, c->rescale.data);
+}
+
+static void compare_row(const row_case *c)
+{
+    float maximum = c->m.before[0];
+    for (int j = 0; j < c->n_keys; j++)
+        maximum = c->s.data[j] > maximum ? c->s.data[j] : maximum;
+    for (int j = 0; j < c->n_keys; j++) {
+        const float s = c->s.data[j];
+        /* Beside an infinite score nothing is said of the others. */
+        if (maximum == INFINITY ? s == INFINITY && !isnan(c->p.data[j]) : !is_weight(c->p.data[j], s, maximum))
+            fail_case("key %d: score %a below maximum %a has weight %a", j, (double)s, (double)maximum,
+                      (double)c->p.data[j]);
+    }
+    if (!same_value(c->m.data[0], maximum))
+        fail_case("m = %a, want %a", (double)c->m.data[0], (double)maximum);
+    if (maximum != INFINITY && !is_weight(c->rescale.data[0], c->m.before[0], maximum))
+        fail_case("from maximum %a to %a the rescale is %a", (double)c->m.before[0], (double)maximum,
+                  (double)c->rescale.data[0]);
+}
+
+/* The bits of a weight follow from its score and the maximum alone, wherever in the row the score stands. */
+static void weigh_alone(const row_case *c)
+{
+    for (int j = 0; j < c->n_keys; j++) {
+        float weight = 0.0f, m = c->m.data[0], rescale = 0.0f;
+        kernels->softmax_row(&weight, c->s.data + j, NULL, 1, &m, &rescale);
+        if (!same_value(weight, c->p.data[j]))
+            fail_case("key %d has weight %a, and %a alone", j, (double)c->p.data[j], (double)weight);
+    }
+}
+
+/* In place of the scores, with any address for what is ahead. */
+static void run_in_place(row_case *c, random_stream *random)
+{
+    const uintptr_t addresses[] = {0, 4, UINTPTR_MAX - 3, UINTPTR_MAX / 2, (uintptr_t)(c->s.data + c->n_keys)};
+    float m = c->m.before[0], rescale = 0.0f;
+    kernels->softmax_row(c->s.data, c->s.data, (const float *)addresses[random_below(random, 5)], c->n_keys, &m,
+                         &rescale);
+    for (int j = 0; j < c->n_keys; j++)
+        if (!same_value(c->s.data[j], c->p.data[j]))
+            fail_case("in place: key %d has weight %a, want %a", j, (double)c->s.data[j], (double)c->p.data[j]);
+    if (!same_value(m, c->m.data[0]) || !same_value(rescale, c->rescale.data[0]))
+        fail_case("in place: m = %a, rescale %a, want %a, %a", (double)m, (double)rescale, (double)c->m.data[0],
+                  (double)c->rescale.data[0]);
+    restore_bits(&c->s);
+}
+
+/* A score that becomes NaN or -inf, and was not the maximum, changes its own weight. */
+static void spoil_score(row_case *c, int j, float value)
+{
+    const float m = c->m.data[0], rescale = c->rescale.data[0];
+    if (c->s.data[j] == m)
+        return;
+    c->s.data[j] = value;
+    run_row(c, c->p.data);
+    for (int i = 0; i < c->n_keys; i++)
+        if (i == j ? !is_weight(c->p.data[i], value, m) : !same_value(c->p.data[i], c->p.before[i]))
+            fail_case("key %d of score %g: key %d has weight %a", j, (double)value, i, (double)c->p.data[i]);
+    if (!same_value(c->m.data[0], m) || !same_value(c->rescale.data[0], rescale))
+        fail_case("key %d of score %g: m = %a, rescale %a, want %a, %a", j, (double)value, (double)c->m.data[0],
+                  (double)c->rescale.data[0], (double)m, (double)rescale);
+    restore_bits(&c->s);
+}
+
+static void check_row_case(int64_t index, int n_keys, lane_kind kind)
+{
+    random_stream random = random_start((uint64_t)(52000 + index));
+    row_case c = make_row_case(index, n_keys, kind, &random);
+    describe_case("softmax_row", "%d keys of kind %d", n_keys, (int)kind);
+    run_row(&c, c.p.data);
+    compare_row(&c);
+    expect_kept(&c.s, "s");
+    weigh_alone(&c);
+    run_in_place(&c, &random);
+    keep_bits(&c.p);
+    for (int j = 0; j < n_keys && c.m.data[0] < INFINITY; j += 1 + (int)random_below(&random, 16))
+        spoil_score(&c, j, j % 2 ? NAN : -INFINITY);
+    buffer *const written[] = {&c.s, &c.p, &c.m, &c.rescale};
+    for (int i = 0; i < 4; i++) {
+        keep_bits(written[i]);
+        expect_kept(written[i], "s, p, m or rescale"); /* the canaries */
+    }
+    free_row_case(&c);
+}
+
+void check_softmax_row(void **state)
+{
+    (void)state;
+    int64_t index = 0;
+    for (int kind = 0; kind < N_KINDS; kind++) {
+        check_row_case(index++, 0, (lane_kind)kind);
+        for (int i = 0; i < n_key_counts(); i++)
+            check_row_case(index++, key_count(i), (lane_kind)kind);
+    }
 }

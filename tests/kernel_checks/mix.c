@@ -1,0 +1,324 @@
+/* mix_rows and scale_rows: sums and factors of rows whose channels lie in the lanes. */
+#include "kernel_checks/checks.h"
+
+#include <float.h>
+#include <stdlib.h>
+
+enum { MAX_ROWS = 13 }; /* two whole tiles of rows and one row, and all that is less */
+
+/* ---- mix_rows ---- */
+
+/* How the rows of weights follow each other. */
+typedef enum {
+    APART,      /* a row of their own each, with a gap */
+    OVERLAPPED, /* row t reads p[j + t] */
+    TOEPLITZ,   /* row t reads p[j - t] */
+    SHARED,     /* one row for all */
+    N_LAYOUTS
+} weight_layout;
+
+typedef struct mix_case {
+    buffer p, rescale;
+    source_rows o, e;
+    const float *weights; /* of row 0, in p */
+    int64_t p_stride, n_channels;
+    int n_keys, n_rows;
+} mix_case;
+
+static void fill_weights(mix_case *m, weight_layout layout, int64_t index, random_stream *random)
+{
+    const int64_t strides[N_LAYOUTS] = {m->n_keys + random_below(random, 4), 1, -1, 0};
+    m->p_stride = strides[layout];
+    const int64_t span = m->n_rows > 0 ? (m->n_rows - 1) * llabs(m->p_stride) : 0;
+    m->p = make_buffer(m->n_keys > 0 ? span + m->n_keys : 0, side_of(index));
+    m->weights = m->p.data + (m->p_stride < 0 && m->n_keys > 0 ? span : 0);
+    for (int t = 0; t < m->n_rows; t++)
+        for (int j = 0; j < m->n_keys; j++)
+            m->p.data[m->weights - m->p.data + t * m->p_stride + j] = random_uniform(random, 0.0f, 1.0f);
+    keep_bits(&m->p);
+}
+
+/* Results: never one row repeated. */
+static source_rows make_results(int n_rows, int64_t n_channels, int64_t index, random_stream *random)
+{
+    return make_rows(n_rows, n_channels, 1 + 5 * index, random);
+}
+
+static mix_case make_mix_case(int64_t index, int n_keys, int n_rows, int64_t n_channels, random_stream *random)
+{
+    mix_case m = {.n_keys = n_keys, .n_rows = n_rows, .n_channels = n_channels};
+    const weight_layout layout = (weight_layout)random_below(random, N_LAYOUTS);
+    m.o = make_results(n_rows, n_channels, index, random);
+    m.e = make_rows(n_keys, n_channels, index, random);
+    m.rescale = make_buffer(n_rows, side_of(index));
+    for (int t = 0; t < n_rows; t++)
+        m.rescale.data[t] = (float)random_below(random, 3) / 2.0f * random_uniform(random, 0.5f, 1.0f);
+    fill_weights(&m, layout, index, random);
+    keep_bits(&m.rescale);
+    return m;
+}
+
+static void free_mix_case(mix_case *m)
+{
+    free_buffer(&m->p);
+    free_buffer(&m->rescale);
+    free_buffer(&m->o.memory);
+    free_buffer(&m->e.memory);
+}
+
+static float weight_of(const mix_case *m, int t, int j) { return m->weights[t * m->p_stride + j]; }
+
+static void run_mix(mix_case *m)
+{
+    restore_bits(&m->o.memory);
+    kernels->mix_rows(m->o.memory.data, m->o.stride, m->rescale.data, m->weights, m->p_stride, m->e.memory.data,
+                      m->e.stride, m->n_keys, m->n_rows, m->n_channels);
+}
+
+/* Twice: in double, with the bound of a sum of n_keys + 1 products; and in float in the order of the keys from zero,
+ * where only joining the sum to o rescale rounds, once, or twice where it is not fused. */
+static void compare_element(const mix_case *m, int t, int64_t c)
+{
+    const double old = (double)m->o.memory.before[t * m->o.stride + c] * m->rescale.data[t];
+    const int fused = kernels->vector_lanes > 1;
+    double want = old, magnitude = fabs(old);
+    float sum = 0.0f;
+    for (int j = 0; j < m->n_keys; j++) {
+        const float p = weight_of(m, t, j), e = row_value(&m->e, j, c), product = p * e;
+        sum = fused ? fmaf(p, e, sum) : product + sum;
+        want += (double)p * e;
+        magnitude += fabs((double)p * e);
+    }
+    const float got = row_value(&m->o, t, c);
+    if (magnitude < (double)FLT_MAX && !is_close(got, want, sum_bound(m->n_keys + 1, magnitude)))
+        fail_case("row %d, channel %d: %a, want %a", t, (int)c, (double)got, want);
+    if (!is_close(got, old + sum, HALF_ULP * (fabs(old) + fabs(old + sum)) + 0x1p-149))
+        fail_case("row %d, channel %d: %a, want %a from a sum in the order of the keys", t, (int)c, (double)got,
+                  old + sum);
+}
+
+static void compare_mix(const mix_case *m)
+{
+    for (int t = 0; t < m->n_rows; t++)
+        for (int64_t c = 0; c < m->n_channels; c++)
+            compare_element(m, t, c);
+}
+
+/* Only the channels of the rows may have changed. */
+static void expect_gaps_kept(const source_rows *o)
+{
+    for (size_t i = 0; i < o->memory.n_floats; i++)
+        if ((int64_t)i % o->stride >= o->n_channels && !is_kept(&o->memory, i))
+            fail_case("float %d behind row %d has changed", (int)((int64_t)i % o->stride),
+                      (int)((int64_t)i / o->stride));
+    if (!guarded_intact(&o->memory.memory))
+        fail_case("o: written outside its bounds");
+}
+
+static void expect_mix_kept(const mix_case *m)
+{
+    expect_gaps_kept(&m->o);
+    expect_kept(&m->p, "p");
+    expect_kept(&m->rescale, "rescale");
+    expect_kept(&m->e.memory, "e");
+}
+
+/* A part of the rows and channels, computed by themselves, against the bits of the whole. */
+static void mix_part(const mix_case *m, int t, int n_rows, int64_t c, int64_t n_channels)
+{
+    enum { GAP = 3 };
+    buffer part = make_buffer(n_rows * (n_channels + GAP) - GAP, side_of(c));
+    const int64_t stride = n_channels + GAP;
+    for (int r = 0; r < n_rows; r++)
+        memcpy(part.data + r * stride, m->o.memory.before + (t + r) * m->o.stride + c,
+               (size_t)n_channels * sizeof(float));
+    kernels->mix_rows(part.data, stride, m->rescale.data + t, m->weights + (m->n_keys > 0 ? t * m->p_stride : 0),
+                      m->p_stride, m->n_keys > 0 ? m->e.memory.data + c : m->e.memory.data, m->e.stride, m->n_keys,
+                      n_rows, n_channels);
+    for (int r = 0; r < n_rows; r++)
+        for (int64_t i = 0; i < n_channels; i++)
+            if (!same_bits(part.data[r * stride + i], row_value(&m->o, t + r, c + i)))
+                fail_case("row %d, channel %d has other bits in a part of %d rows, %d channels", t + r, (int)(c + i),
+                          n_rows, (int)n_channels);
+    free_buffer(&part);
+}
+
+static void mix_parts(const mix_case *m, random_stream *random)
+{
+    for (int t = 0; t < m->n_rows; t++) {
+        const int64_t first = random_below(random, m->n_channels);
+        mix_part(m, t, 1, 0, m->n_channels);
+        mix_part(m, t, 1 + (int)random_below(random, m->n_rows - t), first,
+                 1 + random_below(random, m->n_channels - first));
+    }
+}
+
+/* With the same values in two halves of the channels, both halves of the results are the same bits: a numerator over
+ * values of 1 is its denominator. */
+static void mix_halves(int64_t index, int n_keys, int n_rows, int64_t width, random_stream *random)
+{
+    mix_case m = make_mix_case(index, n_keys, n_rows, 2 * width, random);
+    describe_case("mix_rows", "two halves of %d channels, %d keys, %d rows", (int)width, n_keys, n_rows);
+    for (int j = 0; j < n_keys; j++)
+        memcpy(m.e.memory.data + j * m.e.stride + width, m.e.memory.data + j * m.e.stride,
+               (size_t)width * sizeof(float));
+    for (int t = 0; t < n_rows; t++)
+        memcpy(m.o.memory.data + t * m.o.stride + width, m.o.memory.data + t * m.o.stride,
+               (size_t)width * sizeof(float));
+    keep_bits(&m.o.memory);
+    run_mix(&m);
+    for (int t = 0; t < n_rows; t++)
+        for (int64_t c = 0; c < width; c++)
+            if (!same_bits(row_value(&m.o, t, c), row_value(&m.o, t, c + width)))
+                fail_case("row %d: channel %d has not the bits of channel %d", t, (int)(c + width), (int)c);
+    free_mix_case(&m);
+}
+
+/* ---- mix_rows: what is not finite ---- */
+
+typedef int (*element_test)(const mix_case *m, int t, int64_t c, int64_t place);
+
+/* Whether float `place` of p is one of the weights of a row. */
+static int has_weight(const mix_case *m, int t, int64_t c, int64_t place)
+{
+    (void)c;
+    const int64_t j = place - (m->weights - m->p.data) - t * m->p_stride;
+    return j >= 0 && j < m->n_keys;
+}
+
+static int is_row(const mix_case *m, int t, int64_t c, int64_t place)
+{
+    (void)m;
+    (void)c;
+    return t == place;
+}
+
+static int is_channel(const mix_case *m, int t, int64_t c, int64_t place)
+{
+    (void)t;
+    return (m->e.stride > 0 ? place % m->e.stride : place) == c;
+}
+
+static int is_element(const mix_case *m, int t, int64_t c, int64_t place) { return place == t * m->o.stride + c; }
+
+/* Float `place` of an input is replaced: what it reaches is not finite, all else keeps its bits. */
+static void spoil_mix(mix_case *m, const float *clean, buffer *input, int64_t place, float value, element_test reaches)
+{
+    const float before = input->before[place];
+    input->before[place] = value;
+    restore_bits(input);
+    run_mix(m);
+    for (int t = 0; t < m->n_rows; t++)
+        for (int64_t c = 0; c < m->n_channels; c++) {
+            const float got = row_value(&m->o, t, c);
+            const int is_reached = reaches(m, t, c, place);
+            if (is_reached ? isfinite(got) : !same_bits(got, clean[t * m->o.stride + c]))
+                fail_case("%g at %d of an input: row %d, channel %d is %g", (double)value, (int)place, t, (int)c,
+                          (double)got);
+        }
+    input->before[place] = before;
+    restore_bits(input);
+}
+
+static void spoil_each(mix_case *m, random_stream *random)
+{
+    const float spoilers[] = {NAN, INFINITY, -INFINITY};
+    const float value = spoilers[random_below(random, 3)];
+    const int t = (int)random_below(random, m->n_rows), j = (int)random_below(random, m->n_keys);
+    const int64_t c = random_below(random, m->n_channels);
+    float *clean = malloc(m->o.memory.n_floats * sizeof(float));
+    if (clean == NULL)
+        fail_case("no memory");
+    memcpy(clean, m->o.memory.data, m->o.memory.n_floats * sizeof(float));
+    spoil_mix(m, clean, &m->p, m->weights - m->p.data + t * m->p_stride + j, value, has_weight);
+    spoil_mix(m, clean, &m->e.memory, j * m->e.stride + c, value, is_channel);
+    spoil_mix(m, clean, &m->rescale, t, value, is_row);
+    spoil_mix(m, clean, &m->o.memory, t * m->o.stride + c, value, is_element);
+    free(clean);
+}
+
+/* One product overflows; what it does is what the sum in the order of the keys says. */
+static void overflow_one(mix_case *m, random_stream *random)
+{
+    const int t = (int)random_below(random, m->n_rows), j = (int)random_below(random, m->n_keys);
+    m->p.data[m->weights - m->p.data + t * m->p_stride + j] = 1e30f;
+    m->e.memory.data[j * m->e.stride + random_below(random, m->n_channels)] = random_below(random, 2) ? 1e30f : -1e30f;
+    run_mix(m);
+    compare_mix(m);
+}
+
+static void check_mix_case(int64_t index, int n_keys, int n_rows, int64_t n_channels)
+{
+    random_stream random = random_start((uint64_t)(93000 + index));
+    mix_case m = make_mix_case(index, n_keys, n_rows, n_channels, &random);
+    describe_case("mix_rows", "case %d, %d keys, %d rows, %d channels, strides %d, %d, %d", (int)index, n_keys, n_rows,
+                  (int)n_channels, (int)m.o.stride, (int)m.p_stride, (int)m.e.stride);
+    run_mix(&m);
+    compare_mix(&m);
+    expect_mix_kept(&m);
+    mix_parts(&m, &random);
+    if (n_rows > 0 && n_keys > 0) {
+        spoil_each(&m, &random);
+        overflow_one(&m, &random);
+    }
+    free_mix_case(&m);
+    mix_halves(index, n_keys, n_rows, (n_channels + 1) / 2, &random);
+}
+
+void check_mix_rows(void **state)
+{
+    (void)state;
+    int64_t index = 0;
+    for (int n_rows = 0; n_rows <= MAX_ROWS; n_rows++)
+        for (int i = 0; i < n_channel_counts(); i++, index++)
+            check_mix_case(index, (int)(index * 17 % 23), n_rows, channel_count(i));
+    for (int i = 0; i < n_key_counts(); i++, index++)
+        check_mix_case(index, key_count(i), (int)(index % (MAX_ROWS + 1)), 1 + index * 29 % 150);
+}
+
+/* ---- scale_rows ---- */
+
+static float draw_factor(random_stream *random)
+{
+    const float edges[] = {1.0f, 0.0f, 0x1p-126f, NAN};
+    const int64_t kind = random_below(random, 12);
+    return kind < 4 ? edges[kind] : random_uniform(random, 0.0f, 1.0f);
+}
+
+/* One product each: exact. */
+static void check_scale_case(int64_t index, int n_rows, int64_t n_channels)
+{
+    random_stream random = random_start((uint64_t)(94000 + index));
+    source_rows o = make_results(n_rows, n_channels, index, &random);
+    buffer factor = make_buffer(n_channels, side_of(index));
+    const float spoilers[] = {NAN, INFINITY, FLT_MAX};
+    describe_case("scale_rows", "%d rows, %d channels, stride %d", n_rows, (int)n_channels, (int)o.stride);
+    for (int64_t c = 0; c < n_channels; c++)
+        factor.data[c] = draw_factor(&random);
+    if (n_rows > 0)
+        o.memory.data[random_below(&random, n_rows) * o.stride + random_below(&random, n_channels)] =
+            spoilers[random_below(&random, 3)];
+    keep_bits(&o.memory);
+    keep_bits(&factor);
+    kernels->scale_rows(o.memory.data, o.stride, factor.data, n_rows, n_channels);
+    for (int t = 0; t < n_rows; t++)
+        for (int64_t c = 0; c < n_channels; c++) {
+            const float before = o.memory.before[t * o.stride + c];
+            if (!same_value(row_value(&o, t, c), before * factor.data[c]))
+                fail_case("row %d, channel %d: %a times %a is %a", t, (int)c, (double)before, (double)factor.data[c],
+                          (double)row_value(&o, t, c));
+        }
+    expect_gaps_kept(&o);
+    expect_kept(&factor, "factor");
+    free_buffer(&o.memory);
+    free_buffer(&factor);
+}
+
+void check_scale_rows(void **state)
+{
+    (void)state;
+    int64_t index = 0;
+    for (int n_rows = 0; n_rows <= MAX_ROWS; n_rows += 1 + n_rows / 3)
+        for (int i = 0; i < n_channel_counts(); i++)
+            check_scale_case(index++, n_rows, channel_count(i));
+}
