@@ -14,7 +14,8 @@ static const heed_aft_options defaults = HEED_AFT_OPTIONS_INIT;
 
 /* The parts of a state of any form. */
 typedef struct aft_state {
-    const heed_tensor *sums, *keys, *values; /* sums NULL: no state; keys and values NULL: AFT-simple */
+    int given;
+    heed_tensor sums, keys, values; /* AFT-simple has no keys and values */
     int64_t *n_tokens;
 } aft_state;
 
@@ -203,12 +204,12 @@ static heed_status check_tokens(heed_message *message, const int64_t *n_tokens, 
 static heed_status check_state(heed_message *message, const aft_arguments *a, const aft_state *s)
 {
     const char *taps = a->form == AFT_CONV ? "the taps of filter" : "options.window";
-    if (!s->sums)
+    if (!s->given)
         return heed_complain(message, HEED_ERROR_ARGUMENT, "state: is NULL");
-    HEED_CHECK(check_part(message, "state.sums", s->sums, a, AFT_STATE_ROWS, "the parts of the sums", a->q));
-    if (s->keys) {
-        HEED_CHECK(check_part(message, "state.keys", s->keys, a, window_of(a), taps, a->k));
-        HEED_CHECK(check_part(message, "state.values", s->values, a, window_of(a), taps, a->q));
+    HEED_CHECK(check_part(message, "state.sums", &s->sums, a, AFT_STATE_ROWS, "the parts of the sums", a->q));
+    if (a->form != AFT_SIMPLE) {
+        HEED_CHECK(check_part(message, "state.keys", &s->keys, a, window_of(a), taps, a->k));
+        HEED_CHECK(check_part(message, "state.values", &s->values, a, window_of(a), taps, a->q));
     }
     return check_tokens(message, s->n_tokens, a->q->shape[0]);
 }
@@ -219,8 +220,8 @@ static heed_status check_all_apart(heed_message *message, const aft_arguments *a
     int64_t token_bytes = a->q->shape[0] * (int64_t)sizeof(int64_t);
     heed_tensor n_tokens = heed_tensor_bhnd(s->n_tokens, HEED_BOOL, 1, 1, 1, token_bytes);
     const char *const names[] = {"out", "state.n_tokens", "state.sums", "state.keys", "state.values"};
-    const heed_tensor *const written[] = {a->out, &n_tokens, s->sums, s->keys, s->values};
-    for (int i = 0; i < (s->keys ? 5 : 3); i++) {
+    const heed_tensor *const written[] = {a->out, &n_tokens, &s->sums, &s->keys, &s->values};
+    for (int i = 0; i < (a->form == AFT_SIMPLE ? 3 : 5); i++) {
         HEED_CHECK(heed_aft_check_apart(message, a, names[i], written[i]));
         for (int j = 0; j < i; j++)
             HEED_CHECK(heed_check_apart(message, names[i], written[i], names[j], written[j]));
@@ -244,11 +245,9 @@ static heed_status check(heed_message *message, const aft_arguments *a, const af
 
 static aft_step_plan plan(const aft_arguments *a, const aft_state *s)
 {
-    aft_step_plan p = {.tokens = heed_aft_plan(a), .sums = *s->sums, .n_tokens = s->n_tokens, .window = window_of(a)};
-    if (s->keys) {
-        p.keys = *s->keys;
-        p.values = *s->values;
-    }
+    aft_step_plan p = {.tokens = heed_aft_plan(a), .sums = s->sums, .keys = s->keys, .values = s->values};
+    p.n_tokens = s->n_tokens;
+    p.window = window_of(a);
     p.lengths = p.tokens.mask.mask.query_lengths;
     /* For the bias: causal, bottom right, over the window before the first token and the new tokens, all of them. */
     static const heed_mask causal = {.struct_size = sizeof causal, .causal = 1, .window_left = -1, .window_right = -1};
@@ -277,7 +276,7 @@ heed_status heed_aft_simple_step(heed_context *context, const heed_tensor *q, co
     aft_arguments a = {AFT_SIMPLE, q, k, v, NULL, out, NULL, options ? options : &defaults, 1};
     aft_state s = {0};
     if (state)
-        s = (aft_state){&state->sums, NULL, NULL, state->n_tokens};
+        s = (aft_state){.given = 1, .sums = state->sums, .n_tokens = state->n_tokens};
     return step(context, &a, &s);
 }
 
@@ -288,7 +287,7 @@ heed_status heed_aft_local_step(heed_context *context, const heed_tensor *q, con
     aft_arguments a = {AFT_LOCAL, q, k, v, NULL, out, NULL, options ? options : &defaults, 1};
     aft_state s = {0};
     if (state)
-        s = (aft_state){&state->sums, &state->keys, &state->values, state->n_tokens};
+        s = (aft_state){1, state->sums, state->keys, state->values, state->n_tokens};
     return step(context, &a, &s);
 }
 
@@ -299,6 +298,6 @@ heed_status heed_aft_conv_step(heed_context *context, const heed_tensor *q, cons
     aft_arguments a = {AFT_CONV, q, k, v, filter, out, NULL, options ? options : &defaults, 1};
     aft_state s = {0};
     if (state)
-        s = (aft_state){&state->sums, &state->keys, &state->values, state->n_tokens};
+        s = (aft_state){1, state->sums, state->keys, state->values, state->n_tokens};
     return step(context, &a, &s);
 }
