@@ -16,9 +16,9 @@
  *         puts(heed_context_message(context));
  *     heed_context_destroy(context);
  *
- * Every mechanism has the same verbs: forward, backward, step (one token, with a state) and merge (two partial
+ * Every mechanism has the same verbs: forward, backward, step (the next tokens, with a state) and merge (two partial
  * results over different keys). This version holds softmax attention and the
- * Attention-Free Transformer (AFT), both forward, and merge.
+ * Attention-Free Transformer (AFT), both forward, the steps of AFT, and merge.
  *
  * Rules that hold everywhere
  * --------------------------
@@ -216,8 +216,8 @@ typedef struct heed_report {
     const char *path;             /**< the path taken: "softmax-tiles", "softmax-ranges" (few query rows, keys cut into
                                        ranges), "aft-rows" (each row over its keys), "aft-blocks"
                                        (matrix products), "aft-scan" (one pass for all
-                                       rows), "aft-gate", "merge", or "none" before the first call; a constant
-                                       string */
+                                       rows), "aft-steps", "aft-filter", "aft-gate", "merge", or "none" before the
+                                       first call; a constant string */
     int64_t n_tasks;              /**< independent tasks the work was cut into */
     int n_workers;                /**< most workers that may have run at once; 1: no thread was woken */
     int64_t scratch_bytes;        /**< scratch the call carved, all workers together */
@@ -381,6 +381,9 @@ typedef struct heed_aft_options {
  *  D >= 1; B, H, Nq or Nk = 0 is legal. Channels that see no key, and rows beyond query_lengths, give 0 and lse -inf.
  *  A visible NaN in k, v or q makes its channel NaN, in w its row; a key of -inf hides that key from its channel.
  *
+ *  One token at a time: this call with Nq = 1 over the caller's cache of keys and values, as in softmax attention. The
+ *  other forms have steps with a state that does not grow.
+ *
  *  Error against float64 for |k| <= 1e4, |w| <= 100, |v| <= 1e30 and Nk <= 32768: on random inputs 1e-5 max|v|; at most
  *  2e-5 max|v| where the keys of a row that count stand some 200 apart and the biases make up for it. v = 1 gives exactly
  *  the gate. Causal rows keep their bits when later tokens change.
@@ -431,6 +434,155 @@ HEED_API heed_status heed_aft_conv_forward(heed_context *context, const heed_ten
  *  exactly x. sigmoid to 3 ulp (0 below 2^-126), the product rounded once more. Errors as in heed_merge(). */
 HEED_API heed_status heed_aft_gate(heed_context *context, const heed_tensor *q, const heed_tensor *x,
                                    const heed_tensor *out);
+
+/** The filter of heed_aft_conv_forward() as the paper learns it, equation 8, for each head h by itself:
+ *
+ *      filter = gamma_h (p - mean(p)) / (std(p) + 1e-5) + beta_h
+ *
+ *  with mean and standard deviation (of the population) over all taps of the head. gamma = beta = 0, where training
+ *  starts, gives 0: AFT-simple with scalar keys. Taps that are all alike give beta.
+ *
+ *  @param context  what it runs on
+ *  @param p       float32 (1, H, s1, s2), s1 = 1 for a filter of one dimension
+ *  @param gamma   [H]
+ *  @param beta    [H]
+ *  @param filter  float32 (1, H, s1, s2)
+ *
+ *  Computed in float64 and rounded once. Returns HEED_OK or HEED_ERROR_ARGUMENT, _SHAPE, _STRIDE, _OVERLAP, _DTYPE,
+ *  _BUSY. Safe from any thread with a context of its own. */
+HEED_API heed_status heed_aft_conv_filter(heed_context *context, const heed_tensor *p, const float *gamma,
+                                          const float *beta, const heed_tensor *filter);
+
+/** @}
+ *  @defgroup aft_steps Attention-Free Transformer, step by step
+ *
+ *  A step takes the next N >= 0 tokens of each sequence and gives their rows of the causal forward call over all tokens
+ *  so far. What it needs of the earlier ones is a *state* of constant size, in the caller's memory:
+ *
+ *  - sums (B, H, 6, D): the two sums of equation 2 over all tokens that have left the window, for each channel. The six
+ *    rows are the reference they stand against (a key, and its bias: they are num and den divided by exp of both), num
+ *    and den, and num and den of the latest up to 64 tokens, which join the others together so that nothing small gets
+ *    lost.
+ *  - keys, values (B, H, s, ...): the last s tokens, token t in row t % s. Not in AFT-simple.
+ *  - n_tokens [B]: the tokens so far. Sequences may stand at different tokens.
+ *
+ *  Making one: `_state_bytes` tells the bytes, `_state_view` places the parts in memory of that size, aligned to eight
+ *  bytes, and `_state_reset` starts sequences. In that memory lie n_tokens, then for each batch element one behind the
+ *  other its sums, keys and values, heads outermost, without gaps: so a sequence is one piece, state.sums.stride[0]
+ *  floats long, which with its n_tokens can be copied, kept and sent, and goes on wherever the bytes are read the same
+ *  way (with another instruction set up to rounding). But any views of the right shapes are a state, in any layout.
+ *
+ *  A sequence goes on with the options that it began with: s, `nothing_outside`.
+ *
+ *  The cost of a token is O(D) in AFT-simple, O(s D) in the others, whatever came before. The same tokens give the same
+ *  bits, however they are cut into steps.
+ *  @{ */
+
+/** State of AFT-simple: every token goes into the sums. */
+typedef struct heed_aft_simple_state {
+    heed_tensor sums;  /**< float32 (B, H, 6, D) */
+    int64_t *n_tokens; /**< [B] */
+} heed_aft_simple_state;
+
+/** State of AFT-local with a window of s. */
+typedef struct heed_aft_local_state {
+    heed_tensor sums;   /**< float32 (B, H, 6, D) */
+    heed_tensor keys;   /**< float32 (B, H, s, D) */
+    heed_tensor values; /**< float32 (B, H, s, D) */
+    int64_t *n_tokens;  /**< [B] */
+} heed_aft_local_state;
+
+/** State of AFT-conv with a filter of s taps. */
+typedef struct heed_aft_conv_state {
+    heed_tensor sums;   /**< float32 (B, H, 6, D) */
+    heed_tensor keys;   /**< float32 (B, H, s, 1) */
+    heed_tensor values; /**< float32 (B, H, s, D) */
+    int64_t *n_tokens;  /**< [B] */
+} heed_aft_conv_state;
+
+/** The memory of a state of AFT-simple: 8 B + 24 B H D bytes. Errors: HEED_ERROR_ARGUMENT (NULL), _SHAPE (negative sizes,
+ *  no channel, 2^60 elements or more); *bytes is then left as it is. Safe from any thread. */
+HEED_API heed_status heed_aft_simple_state_bytes(int64_t batch, int64_t heads, int64_t channels, int64_t *bytes);
+
+/** The state in `memory`, which is neither read nor written. No errors: sizes are checked by the step. Safe from any
+ *  thread. */
+HEED_API heed_aft_simple_state heed_aft_simple_state_view(void *memory, int64_t batch, int64_t heads, int64_t channels);
+
+/** Starts sequence b anew, or all of them with b = -1. Errors: HEED_ERROR_ARGUMENT (NULL, b), and those of the parts as
+ *  in heed_aft_simple_step(); nothing is then written. Safe from any thread that nobody else races for the state. */
+HEED_API heed_status heed_aft_simple_state_reset(const heed_aft_simple_state *state, int64_t b);
+
+/** The next tokens of AFT-simple, equation 5: for each channel d of token t
+ *
+ *      out_td = gate(q_td) sum_{j <= t} exp(k_jd) v_jd / sum_{j <= t} exp(k_jd)
+ *
+ *  @param context  what it runs on
+ *  @param q    float32 (B, H, N, D), the new tokens
+ *  @param k    float32 (B, H, N, D)
+ *  @param v    float32 (B, H, N, D)
+ *  @param options  or NULL: #HEED_AFT_OPTIONS_INIT. The mask is NULL or causal, and may have `query_lengths`: the new
+ *                  tokens of each sequence that count, 0 for one that waits. Rows beyond give 0.
+ *  @param state  of the tokens so far; goes on
+ *  @param out  float32 (B, H, N, D)
+ *
+ *  Error bound, NaN and -inf as in heed_aft_full_forward(). No part of the state may overlap another one, or any other
+ *  argument. An error leaves out and state as they are.
+ *
+ *  Returns HEED_OK or HEED_ERROR_ARGUMENT (n_tokens outside 0..2^60 among others), _SHAPE, _STRIDE, _OVERLAP, _DTYPE,
+ *  _UNSUPPORTED (a mask that says more than the above), _SCRATCH (some 7 KiB are enough for any size), _BUSY. Safe from
+ *  any thread with a context of its own, as long as nobody else uses the state. */
+HEED_API heed_status heed_aft_simple_step(heed_context *context, const heed_tensor *q, const heed_tensor *k,
+                                          const heed_tensor *v, const heed_aft_options *options,
+                                          const heed_aft_simple_state *state, const heed_tensor *out);
+
+/** The memory of a state of AFT-local: 8 B + 4 B H (6 + 2 s) D bytes, with s = window. Errors as in
+ *  heed_aft_simple_state_bytes(); HEED_ERROR_SHAPE for a window below 1 too. */
+HEED_API heed_status heed_aft_local_state_bytes(int64_t batch, int64_t heads, int64_t window, int64_t channels,
+                                                int64_t *bytes);
+
+/** As heed_aft_simple_state_view(). */
+HEED_API heed_aft_local_state heed_aft_local_state_view(void *memory, int64_t batch, int64_t heads, int64_t window,
+                                                        int64_t channels);
+
+/** As heed_aft_simple_state_reset(). Keys and values stay as they are: what a sequence has not written it never reads. */
+HEED_API heed_status heed_aft_local_state_reset(const heed_aft_local_state *state, int64_t b);
+
+/** The next tokens of AFT-local, equation 4: for each channel d of token t
+ *
+ *      out_td = gate(q_td) sum_{j <= t} exp(k_jd + w_tj) v_jd / sum_{j <= t} exp(k_jd + w_tj)
+ *
+ *  where w_tj is the bias for t - s < j <= t, s = options.window, and 0 for earlier keys, or these are hidden
+ *  (`nothing_outside`). The bias is
+ *  - options.w, with options.banded, float32 (B or 1, H or 1, N or 1, s): column c is key t - s + 1 + c,
+ *  - or options.query_factors (B or 1, H or 1, N, d') of the new tokens, with options.key_factors (B or 1, H or 1,
+ *    s - 1 + N, d'), whose first row belongs to the key s - 1 before the first new token,
+ *  - or 0.
+ *
+ *  Columns and rows of keys before the first token of a sequence are not read. A w that is not banded is
+ *  HEED_ERROR_UNSUPPORTED. Everything else as in heed_aft_simple_step(). */
+HEED_API heed_status heed_aft_local_step(heed_context *context, const heed_tensor *q, const heed_tensor *k,
+                                         const heed_tensor *v, const heed_aft_options *options,
+                                         const heed_aft_local_state *state, const heed_tensor *out);
+
+/** The memory of a state of AFT-conv: 8 B + 4 B H ((6 + s) D + s) bytes, with s = taps. Errors as in
+ *  heed_aft_simple_state_bytes(); HEED_ERROR_SHAPE for less than one tap too. */
+HEED_API heed_status heed_aft_conv_state_bytes(int64_t batch, int64_t heads, int64_t taps, int64_t channels,
+                                               int64_t *bytes);
+
+/** As heed_aft_simple_state_view(). */
+HEED_API heed_aft_conv_state heed_aft_conv_state_view(void *memory, int64_t batch, int64_t heads, int64_t taps,
+                                                      int64_t channels);
+
+/** As heed_aft_local_state_reset(). */
+HEED_API heed_status heed_aft_conv_state_reset(const heed_aft_conv_state *state, int64_t b);
+
+/** The next tokens of AFT-conv, equation 6, causal: as heed_aft_local_step() with k float32 (B, H, N, 1), one key for all
+ *  channels of a head, and the bias filter[h][c] for key t - s + 1 + c, where filter is float32 (1, H or 1, 1, s). A grid
+ *  is HEED_ERROR_UNSUPPORTED. Everything else as there. */
+HEED_API heed_status heed_aft_conv_step(heed_context *context, const heed_tensor *q, const heed_tensor *k,
+                                        const heed_tensor *v, const heed_tensor *filter,
+                                        const heed_aft_options *options, const heed_aft_conv_state *state,
+                                        const heed_tensor *out);
 
 /** @}
  *  @defgroup merge Merge

@@ -1,18 +1,15 @@
-#include "mechanisms/aft.h"
+#include "api/aft.h"
 #include "core/arguments.h"
 #include "core/context.h"
+#include "core/sizes.h"
 
 #include <inttypes.h>
-
-typedef struct aft_arguments {
-    aft_form form;
-    const heed_tensor *q, *k, *v, *filter, *out, *lse; /* filter: AFT_CONV only */
-    const heed_aft_options *options;                   /* never NULL */
-} aft_arguments;
 
 static const heed_aft_options defaults = HEED_AFT_OPTIONS_INIT;
 
 /* ---- checks ---- */
+
+static int is_causal(const aft_arguments *a) { return a->step || (a->options->mask && a->options->mask->causal); }
 
 static heed_status only_with(heed_message *message, const char *name, const char *form)
 {
@@ -38,7 +35,7 @@ static heed_status check_window(heed_message *message, const heed_aft_options *o
     return HEED_OK;
 }
 
-static heed_status check_options(heed_message *message, const heed_aft_options *o, aft_form form)
+heed_status heed_aft_check_options(heed_message *message, const heed_aft_options *o, aft_form form)
 {
     HEED_CHECK(heed_check_struct(message, "options", o, sizeof *o));
     if (o->gate != HEED_GATE_SIGMOID && o->gate != HEED_GATE_NONE)
@@ -102,8 +99,7 @@ static heed_status check_bias(heed_message *message, const aft_arguments *a)
         HEED_CHECK(heed_check_repeated_size(message, "options.w", o->w, 2, a->q->shape[2], "as in q, or 1"));
         if (!o->banded)
             return heed_check_size(message, "options.w", o->w, 3, a->k->shape[2], "the tokens of k");
-        int causal = o->mask && o->mask->causal;
-        int64_t columns = o->window > HEED_MAX_EXTENT / 2 ? INT64_MAX : causal ? o->window : 2 * o->window - 1;
+        int64_t columns = o->window > HEED_MAX_EXTENT / 2 ? INT64_MAX : is_causal(a) ? o->window : 2 * o->window - 1;
         return heed_check_size(message, "options.w", o->w, 3, columns, "the distances within options.window");
     }
     if (!o->query_factors)
@@ -111,7 +107,12 @@ static heed_status check_bias(heed_message *message, const aft_arguments *a)
     HEED_CHECK(check_repeated(message, "options.query_factors", o->query_factors, a));
     HEED_CHECK(heed_check_size(message, "options.query_factors", o->query_factors, 2, a->q->shape[2], "as in q"));
     HEED_CHECK(check_repeated(message, "options.key_factors", o->key_factors, a));
-    HEED_CHECK(heed_check_size(message, "options.key_factors", o->key_factors, 2, a->k->shape[2], "as in k"));
+    if (a->step)
+        HEED_CHECK(heed_check_size(message, "options.key_factors", o->key_factors, 2,
+                                   heed_smaller(o->window, HEED_MAX_EXTENT) - 1 + a->k->shape[2],
+                                   "options.window - 1, and as in k"));
+    else
+        HEED_CHECK(heed_check_size(message, "options.key_factors", o->key_factors, 2, a->k->shape[2], "as in k"));
     return heed_check_size(message, "options.key_factors", o->key_factors, 3, o->query_factors->shape[3],
                            "as in options.query_factors");
 }
@@ -151,10 +152,23 @@ static heed_status check_filter(heed_message *message, const aft_arguments *a)
     if (a->options->grid_width != 0)
         return check_grid(message, a);
     HEED_CHECK(heed_check_size(message, "filter", a->filter, 2, 1, "one dimension, as there is no grid"));
-    return a->options->mask && a->options->mask->causal ? HEED_OK : check_odd(message, a->filter, 3);
+    return is_causal(a) ? HEED_OK : check_odd(message, a->filter, 3);
 }
 
-static heed_status check_outputs(heed_message *message, const aft_arguments *a)
+heed_status heed_aft_check_inputs(heed_message *message, const aft_arguments *a)
+{
+    HEED_CHECK(heed_check_input(message, "q", a->q, HEED_FLOAT32));
+    HEED_CHECK(heed_check_input(message, "k", a->k, HEED_FLOAT32));
+    HEED_CHECK(heed_check_input(message, "v", a->v, HEED_FLOAT32));
+    if (a->form == AFT_CONV)
+        HEED_CHECK(heed_check_input(message, "filter", a->filter, HEED_FLOAT32));
+    HEED_CHECK(check_shapes(message, a));
+    HEED_CHECK(check_bias(message, a));
+    HEED_CHECK(heed_mask_check(message, a->options->mask, a->q, a->k));
+    return a->form == AFT_CONV ? check_filter(message, a) : HEED_OK;
+}
+
+heed_status heed_aft_check_outputs(heed_message *message, const aft_arguments *a)
 {
     HEED_CHECK(heed_check_output(message, "out", a->out, HEED_FLOAT32));
     HEED_CHECK(heed_check_same_shape(message, "out", a->out, a->q, "as in q"));
@@ -166,8 +180,8 @@ static heed_status check_outputs(heed_message *message, const aft_arguments *a)
     return heed_check_size(message, "lse", a->lse, 3, a->k->shape[3], "as in k");
 }
 
-/* One output against everything that is read. */
-static heed_status check_apart(heed_message *message, const aft_arguments *a, const char *name, const heed_tensor *out)
+heed_status heed_aft_check_apart(heed_message *message, const aft_arguments *a, const char *name,
+                                 const heed_tensor *out)
 {
     const heed_aft_options *o = a->options;
     HEED_CHECK(heed_check_apart(message, name, out, "q", a->q));
@@ -182,21 +196,12 @@ static heed_status check_apart(heed_message *message, const aft_arguments *a, co
 
 static heed_status check(heed_message *message, const aft_arguments *a)
 {
-    HEED_CHECK(check_options(message, a->options, a->form));
-    HEED_CHECK(heed_check_input(message, "q", a->q, HEED_FLOAT32));
-    HEED_CHECK(heed_check_input(message, "k", a->k, HEED_FLOAT32));
-    HEED_CHECK(heed_check_input(message, "v", a->v, HEED_FLOAT32));
-    if (a->form == AFT_CONV)
-        HEED_CHECK(heed_check_input(message, "filter", a->filter, HEED_FLOAT32));
-    HEED_CHECK(check_shapes(message, a));
-    HEED_CHECK(check_bias(message, a));
-    HEED_CHECK(heed_mask_check(message, a->options->mask, a->q, a->k));
-    if (a->form == AFT_CONV)
-        HEED_CHECK(check_filter(message, a));
-    HEED_CHECK(check_outputs(message, a));
-    HEED_CHECK(check_apart(message, a, "out", a->out));
+    HEED_CHECK(heed_aft_check_options(message, a->options, a->form));
+    HEED_CHECK(heed_aft_check_inputs(message, a));
+    HEED_CHECK(heed_aft_check_outputs(message, a));
+    HEED_CHECK(heed_aft_check_apart(message, a, "out", a->out));
     if (a->lse) {
-        HEED_CHECK(check_apart(message, a, "lse", a->lse));
+        HEED_CHECK(heed_aft_check_apart(message, a, "lse", a->lse));
         HEED_CHECK(heed_check_apart(message, "lse", a->lse, "out", a->out));
     }
     return HEED_OK;
@@ -204,7 +209,7 @@ static heed_status check(heed_message *message, const aft_arguments *a)
 
 /* ---- calls ---- */
 
-static aft_plan plan(const aft_arguments *a)
+aft_plan heed_aft_plan(const aft_arguments *a)
 {
     const heed_aft_options *o = a->options;
     aft_plan p = {.form = a->form, .gate = o->gate, .q = *a->q, .k = *a->k, .v = *a->v, .out = *a->out};
@@ -226,7 +231,7 @@ static heed_status forward(heed_context *context, const aft_arguments *a)
     HEED_CHECK(heed_call_begin(context));
     heed_status status = check(&context->message, a);
     if (status == HEED_OK) {
-        aft_plan p = plan(a);
+        aft_plan p = heed_aft_plan(a);
         status = heed_check_scratch(context, heed_aft_worker_bytes(&p));
         if (status == HEED_OK)
             heed_aft_run(context, &p);
@@ -238,7 +243,7 @@ heed_status heed_aft_full_forward(heed_context *context, const heed_tensor *q, c
                                   const heed_tensor *v, const heed_aft_options *options, const heed_tensor *out,
                                   const heed_tensor *lse)
 {
-    aft_arguments a = {AFT_FULL, q, k, v, NULL, out, lse, options ? options : &defaults};
+    aft_arguments a = {AFT_FULL, q, k, v, NULL, out, lse, options ? options : &defaults, 0};
     return forward(context, &a);
 }
 
@@ -246,7 +251,7 @@ heed_status heed_aft_local_forward(heed_context *context, const heed_tensor *q, 
                                    const heed_tensor *v, const heed_aft_options *options, const heed_tensor *out,
                                    const heed_tensor *lse)
 {
-    aft_arguments a = {AFT_LOCAL, q, k, v, NULL, out, lse, options ? options : &defaults};
+    aft_arguments a = {AFT_LOCAL, q, k, v, NULL, out, lse, options ? options : &defaults, 0};
     return forward(context, &a);
 }
 
@@ -254,7 +259,7 @@ heed_status heed_aft_simple_forward(heed_context *context, const heed_tensor *q,
                                     const heed_tensor *v, const heed_aft_options *options, const heed_tensor *out,
                                     const heed_tensor *lse)
 {
-    aft_arguments a = {AFT_SIMPLE, q, k, v, NULL, out, lse, options ? options : &defaults};
+    aft_arguments a = {AFT_SIMPLE, q, k, v, NULL, out, lse, options ? options : &defaults, 0};
     return forward(context, &a);
 }
 
@@ -262,8 +267,46 @@ heed_status heed_aft_conv_forward(heed_context *context, const heed_tensor *q, c
                                   const heed_tensor *v, const heed_tensor *filter, const heed_aft_options *options,
                                   const heed_tensor *out, const heed_tensor *lse)
 {
-    aft_arguments a = {AFT_CONV, q, k, v, filter, out, lse, options ? options : &defaults};
+    aft_arguments a = {AFT_CONV, q, k, v, filter, out, lse, options ? options : &defaults, 0};
     return forward(context, &a);
+}
+
+/* ---- the filter of equation 8 ---- */
+
+static heed_status check_per_head(heed_message *message, const char *name, const float *values)
+{
+    if (!values)
+        return heed_complain(message, HEED_ERROR_ARGUMENT, "%s: is NULL", name);
+    if ((uintptr_t)values % sizeof(float) != 0)
+        return heed_complain(message, HEED_ERROR_ARGUMENT, "%s: is not aligned to its elements", name);
+    return HEED_OK;
+}
+
+static heed_status check_conv_filter(heed_message *message, const heed_tensor *p, const float *gamma, const float *beta,
+                                     const heed_tensor *filter)
+{
+    HEED_CHECK(heed_check_input(message, "p", p, HEED_FLOAT32));
+    HEED_CHECK(check_per_head(message, "gamma", gamma));
+    HEED_CHECK(check_per_head(message, "beta", beta));
+    HEED_CHECK(heed_check_output(message, "filter", filter, HEED_FLOAT32));
+    HEED_CHECK(heed_check_size(message, "p", p, 0, 1, "the same for the whole batch"));
+    if (p->shape[2] == 0 || p->shape[3] == 0)
+        return heed_complain(message, HEED_ERROR_SHAPE, "p: 1 tap or more expected, got 0");
+    HEED_CHECK(heed_check_same_shape(message, "filter", filter, p, "as in p"));
+    int64_t bytes = p->shape[1] * (int64_t)sizeof(float);
+    HEED_CHECK(heed_check_apart(message, "filter", filter, "p", p));
+    HEED_CHECK(heed_check_apart_bytes(message, "filter", filter, "gamma", gamma, bytes));
+    return heed_check_apart_bytes(message, "filter", filter, "beta", beta, bytes);
+}
+
+heed_status heed_aft_conv_filter(heed_context *context, const heed_tensor *p, const float *gamma, const float *beta,
+                                 const heed_tensor *filter)
+{
+    HEED_CHECK(heed_call_begin(context));
+    heed_status status = check_conv_filter(&context->message, p, gamma, beta, filter);
+    if (status == HEED_OK)
+        heed_aft_filter_run(context, p, gamma, beta, filter);
+    return heed_call_end(context, status);
 }
 
 /* ---- the gate alone ---- */

@@ -12,9 +12,6 @@
 #include "core/tuning.h"
 #include "mechanisms/aft_parts.h"
 
-/* Operations that take as long as an exponential and what goes with it. */
-#define EXP_FLOPS 40.0
-
 /* Whether each row sees the first so many keys. Only then is every key that a scan or a tile has taken before one that
  * the row sees, and what it does not see has no say in its bits. */
 static int sees_first_keys(const aft_plan *p)

@@ -30,6 +30,24 @@ int64_t heed_aft_default_bytes(int64_t d, int64_t n_factors);
 /* Runs the plan; the context holds enough scratch. */
 void heed_aft_run(heed_context *context, const aft_plan *plan);
 
+/* New tokens, and the state of those before them. */
+typedef struct aft_step_plan {
+    aft_plan tokens;  /* its bias and mask count keys from the far end of the first new token's window */
+    heed_tensor sums; /* (B, H, AFT_STATE_ROWS, D) of the tokens that have left the window */
+    heed_tensor keys; /* (B, H, window, D or 1): token t in row t % window */
+    heed_tensor values;
+    int64_t *n_tokens;      /* [B] */
+    const int64_t *lengths; /* [B], the new tokens that count; NULL: all */
+    int64_t window;         /* 0: AFT_SIMPLE */
+} aft_step_plan;
+
+int64_t heed_aft_step_bytes(const aft_step_plan *plan);
+void heed_aft_step_run(heed_context *context, const aft_step_plan *plan);
+
+/* filter = gamma (p - mean) / (std + 1e-5) + beta for each head */
+void heed_aft_filter_run(heed_context *context, const heed_tensor *p, const float *gamma, const float *beta,
+                         const heed_tensor *filter);
+
 /* out = sigmoid(q) x */
 void heed_aft_gate_run(heed_context *context, const heed_tensor *q, const heed_tensor *x, const heed_tensor *out);
 

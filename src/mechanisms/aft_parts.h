@@ -5,6 +5,9 @@
 #include "core/parallel.h"
 #include "mechanisms/aft.h"
 
+/* Operations that take as long as an exponential and what goes with it. */
+#define EXP_FLOPS 40.0
+
 typedef struct aft_job {
     const aft_plan *plan;
     const heed_kernels *kernels;
@@ -42,6 +45,16 @@ void heed_aft_reset(const aft_lane *lane);
 
 /* What aft_join made of a state is a state again. */
 void heed_aft_load_state(const aft_lane *lane, const float *rows, int64_t stride);
+
+/* Keys that lie one behind the other, from row `row` of k and v on. */
+typedef struct aft_run {
+    const heed_tensor *k, *v;
+    int64_t row;
+    heed_key_range keys;
+} aft_run;
+
+/* Adds the keys, which end at the next multiple of HEED_FOLD_KEYS at the latest; w[0] is the bias of the first one. */
+void heed_aft_add_run(const aft_job *job, const aft_lane *lane, aft_run run, const float *w);
 
 /* Adds keys that query i sees; w is scratch for HEED_FOLD_KEYS. */
 void heed_aft_add_keys(const aft_job *job, const aft_lane *lane, int64_t i, heed_key_range keys, float *w);

@@ -62,17 +62,21 @@ void heed_aft_load_state(const aft_lane *x, const float *rows, int64_t stride)
         memcpy(x->state + places[row] * x->n, rows + row * stride, (size_t)x->n * sizeof *rows);
 }
 
-/* Adds the keys, which end at the next multiple of HEED_FOLD_KEYS at the latest. */
+void heed_aft_add_run(const aft_job *job, const aft_lane *x, aft_run run, const float *w)
+{
+    int scalar_keys = job->plan->form == AFT_CONV;
+    const float *k = heed_row(run.k, x->b, x->h, run.row) + (scalar_keys ? 0 : x->first);
+    const float *v = heed_row(run.v, x->b, x->h, run.row) + x->first;
+    job->kernels->aft_keys(x->state, k, run.k->stride[2], v, run.v->stride[2], w, (int)(run.keys.end - run.keys.begin),
+                           x->n, scalar_keys);
+    if (run.keys.end % HEED_FOLD_KEYS == 0)
+        job->kernels->aft_fold(x->state, x->n);
+}
+
+/* Adds keys of the plan. */
 static void add_block(const aft_job *job, const aft_lane *x, heed_key_range keys, const float *w)
 {
-    const aft_plan *p = job->plan;
-    int scalar_keys = p->form == AFT_CONV;
-    const float *k = heed_row(&p->k, x->b, x->h, keys.begin) + (scalar_keys ? 0 : x->first);
-    const float *v = heed_row(&p->v, x->b, x->h, keys.begin) + x->first;
-    job->kernels->aft_keys(x->state, k, p->k.stride[2], v, p->v.stride[2], w, (int)(keys.end - keys.begin), x->n,
-                           scalar_keys);
-    if (keys.end % HEED_FOLD_KEYS == 0)
-        job->kernels->aft_fold(x->state, x->n);
+    heed_aft_add_run(job, x, (aft_run){&job->plan->k, &job->plan->v, keys.begin, keys}, w);
 }
 
 void heed_aft_add_keys(const aft_job *job, const aft_lane *x, int64_t i, heed_key_range keys, float *w)

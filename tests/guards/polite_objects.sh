@@ -25,6 +25,7 @@ allowed_in()
     */core/isa.c.*) echo 'getenv|__cpu_model|__cpu_features2|__cpu_indicator_init' ;;
     */core/parallel.c.*) echo "omp_get_thread_num|$gcc_openmp|$clang_openmp" ;;
     */mechanisms/merge.c.*) echo 'exp|log1p|fmax' ;;
+    */mechanisms/aft_filter.c.*) echo 'sqrt' ;;
     */mechanisms/aft_rows.c.* | */mechanisms/aft_blocks.c.* | */mechanisms/softmax.c.*) echo 'log' ;;
     *) echo 'heed_.*' ;;
     esac
