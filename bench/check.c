@@ -37,10 +37,12 @@ int64_t check_count_rows(const attention_input *input)
     return input->shape.batch * input->shape.n_query_heads * input->shape.n_queries;
 }
 
-static int64_t choose_n_rows(const attention_input *input)
+static int64_t choose_n_rows(const attention_input *input, const variant *mechanism)
 {
     const attention_shape *s = &input->shape;
-    const double row_cost = (double)s->n_keys * (double)(s->n_channels + s->n_value_channels);
+    const double row_cost = mechanism->reference_cost
+                                ? mechanism->reference_cost(input)
+                                : (double)s->n_keys * (double)(s->n_channels + s->n_value_channels);
     const int64_t n_all = check_count_rows(input);
     if ((double)n_all * row_cost <= full_cost)
         return n_all;
@@ -85,15 +87,15 @@ static void compute_rows(void *job, int worker, int n_workers)
 }
 
 /* The reference by one mechanism, computed when it is first asked for. NULL without memory. */
-static const reference_rows *find_reference(reference_set *set, reference_row_fn reference_row)
+static const reference_rows *find_reference(reference_set *set, const variant *mechanism)
 {
     for (int i = 0; i < set->n_items; i++)
-        if (set->items[i].reference_row == reference_row)
+        if (set->items[i].reference_row == mechanism->reference_row)
             return &set->items[i];
     reference_rows *reference = &set->items[set->n_items++];
     *reference = (reference_rows){.input = set->input,
-                                  .reference_row = reference_row,
-                                  .n_rows = choose_n_rows(set->input),
+                                  .reference_row = mechanism->reference_row,
+                                  .n_rows = choose_n_rows(set->input, mechanism),
                                   .n_channels = set->input->shape.n_value_channels};
     reference->rows = malloc((size_t)reference->n_rows * sizeof *reference->rows);
     reference->values = malloc((size_t)reference->n_rows * (size_t)reference->n_channels * sizeof(double));
@@ -161,8 +163,8 @@ int check_rows(compare_row *rows, int n_rows, int n_threads)
     reference_set set = {.input = rows[0].setup.input, .n_threads = n_threads};
     int result = 0;
     for (int i = 0; i < n_rows && result == 0; i++) {
-        const reference_rows *own = find_reference(&set, rows[i].variant->reference_row);
-        const reference_rows *softmax = find_reference(&set, softmax_reference_row);
+        const reference_rows *own = find_reference(&set, rows[i].variant);
+        const reference_rows *softmax = find_reference(&set, &variant_softmax);
         if (!own || !softmax) {
             result = -1;
         } else {

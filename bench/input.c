@@ -1,5 +1,6 @@
 #include "bench/input.h"
 
+#include "bench/aft_input.h"
 #include "bench/memory.h"
 #include "bench/npy.h"
 #include "tests/support/random.h"
@@ -24,13 +25,13 @@ const char *input_layout_name(input_layout layout)
 
 /* ---- Sources ---------------------------------------------------------------------------------------------------- */
 
-static float *make_normal(const int64_t sizes[4], uint64_t seed, uint64_t stream)
+float *input_make_normal(const int64_t sizes[4], uint64_t seed, uint64_t stream, float deviation)
 {
     float *x = memory_allocate_floats(sizes[0], sizes[1], sizes[2], sizes[3]);
     if (x) {
         random_stream random = random_start_seeded(seed, stream);
         for (int64_t i = 0; i < sizes[0] * sizes[1] * sizes[2] * sizes[3]; i++)
-            x[i] = random_normal(&random);
+            x[i] = deviation * random_normal(&random);
     }
     return x;
 }
@@ -40,9 +41,9 @@ static int make_random(const attention_shape *s, uint64_t seed, plain_arrays *ar
     const int64_t q_sizes[] = {s->batch, s->n_query_heads, s->n_queries, s->n_channels};
     const int64_t k_sizes[] = {s->batch, s->n_kv_heads, s->n_keys, s->n_channels};
     const int64_t v_sizes[] = {s->batch, s->n_kv_heads, s->n_keys, s->n_value_channels};
-    arrays->q = make_normal(q_sizes, seed, STREAM_Q);
-    arrays->k = make_normal(k_sizes, seed, STREAM_K);
-    arrays->v = make_normal(v_sizes, seed, STREAM_V);
+    arrays->q = input_make_normal(q_sizes, seed, STREAM_Q, 1);
+    arrays->k = input_make_normal(k_sizes, seed, STREAM_K, 1);
+    arrays->v = input_make_normal(v_sizes, seed, STREAM_V, 1);
     if (!arrays->q || !arrays->k || !arrays->v) {
         snprintf(message, bytes, "out of memory for a random input");
         return -1;
@@ -202,7 +203,7 @@ static int make_bias(attention_input *input, char *message, size_t bytes)
 {
     const attention_shape *s = &input->shape;
     const int64_t sizes[] = {1, s->n_query_heads, s->n_queries, s->n_keys};
-    float *data = make_normal(sizes, input->settings.seed, STREAM_BIAS);
+    float *data = input_make_normal(sizes, input->settings.seed, STREAM_BIAS, 1);
     if (!data) {
         snprintf(message, bytes, "out of memory for the bias");
         return -1;
@@ -283,7 +284,11 @@ static int fill(attention_input *input, const input_source *source, plain_arrays
     input->options.mask = &input->mask;
     if (settings->bias && make_bias(input, message, bytes) != 0)
         return -1;
-    return settings->bool_mask ? make_bool_mask(input, message, bytes) : 0;
+    if (settings->bool_mask && make_bool_mask(input, message, bytes) != 0)
+        return -1;
+    if (settings->aft.forms != 0)
+        input->aft = aft_input_create(input, message, bytes);
+    return settings->aft.forms == 0 || input->aft ? 0 : -1;
 }
 
 attention_input *input_create(const input_source *source, const input_settings *settings, char *message,
@@ -317,6 +322,7 @@ void input_destroy(attention_input *input)
 {
     if (!input)
         return;
+    aft_input_destroy(input->aft);
     for (size_t i = 0; i < sizeof input->buffers / sizeof input->buffers[0]; i++)
         free(input->buffers[i]);
     free(input);

@@ -23,12 +23,26 @@ typedef struct input_source {
     int causal;
 } input_source;
 
+/* What the Attention-Free Transformer is asked for beyond the input. */
+typedef struct aft_settings {
+    unsigned forms;    /* bit 1 << form for each oracle_aft_form that runs; 0: no AFT */
+    int64_t window;    /* of the local form */
+    int64_t n_factors; /* d' of the factors of w; 0: w is a matrix */
+    int64_t conv_heads;
+    int64_t filter_rows, filter_columns; /* rows: 1 without a grid */
+    int64_t grid_height, grid_width;     /* 0: no grid */
+    const char *folder;                  /* where the parameters are read from; NULL: random */
+} aft_settings;
+
+typedef struct aft_input aft_input; /* see aft_input.h */
+
 /* What holds for all inputs of a run. */
 typedef struct input_settings {
     int64_t window_left, window_right; /* -1: unbounded */
     input_layout layout;
     int bias;      /* a random bias [Hq, Nq, Nk], normal with deviation 1 */
     int bool_mask; /* a random mask [Hq, Nq, Nk], about 90 % visible, at least one key in each row */
+    aft_settings aft;
     uint64_t seed;
 } input_settings;
 
@@ -42,6 +56,7 @@ typedef struct attention_input {
     heed_tensor bias, visible; /* data NULL where not asked for */
     heed_mask mask;            /* causal, window, visible */
     heed_softmax_options options;
+    aft_input *aft; /* NULL where no form of AFT runs */
     void *buffers[5];
 } attention_input;
 
@@ -49,6 +64,9 @@ typedef struct attention_input {
 attention_input *input_create(const input_source *source, const input_settings *settings, char *message,
                               size_t message_bytes);
 void input_destroy(attention_input *input);
+
+/* Normal random numbers of four sizes, from a stream of the seed. Freed with free(); NULL without memory. */
+float *input_make_normal(const int64_t sizes[4], uint64_t seed, uint64_t stream, float deviation);
 
 /* The keys [begin, end) that query i may see by causality and window; empty where begin >= end. */
 void input_visible_range(const attention_input *input, int64_t i, int64_t *begin, int64_t *end);

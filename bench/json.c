@@ -35,8 +35,24 @@ static void add_shape(cJSON *object, const attention_shape *s)
         cJSON_AddItemToArray(array, cJSON_CreateNumber((double)sizes[i]));
 }
 
+/* What AFT was asked for, where the row is one of its forms. */
+static void add_aft(cJSON *options, const aft_settings *aft)
+{
+    const double filter[] = {(double)aft->filter_rows, (double)aft->filter_columns};
+    const double grid[] = {(double)aft->grid_height, (double)aft->grid_width};
+    cJSON_AddNumberToObject(options, "aft_window", (double)aft->window);
+    cJSON_AddNumberToObject(options, "aft_factors", (double)aft->n_factors);
+    cJSON_AddNumberToObject(options, "conv_heads", (double)aft->conv_heads);
+    cJSON_AddItemToObject(options, "conv_filter", cJSON_CreateDoubleArray(filter, 2));
+    cJSON_AddItemToObject(options, "grid", cJSON_CreateDoubleArray(grid, 2));
+    if (aft->folder)
+        cJSON_AddStringToObject(options, "params", aft->folder);
+    else
+        cJSON_AddNullToObject(options, "params");
+}
+
 /* What was asked of the input beyond its shape, causality and layout. */
-static void add_options(cJSON *object, const input_settings *settings)
+static void add_options(cJSON *object, const variant *v, const input_settings *settings)
 {
     cJSON *options = cJSON_AddObjectToObject(object, "options");
     const double window[] = {(double)settings->window_left, (double)settings->window_right};
@@ -44,6 +60,8 @@ static void add_options(cJSON *object, const input_settings *settings)
     cJSON_AddBoolToObject(options, "bias", settings->bias);
     cJSON_AddBoolToObject(options, "bool_mask", settings->bool_mask);
     cJSON_AddNumberToObject(options, "seed", (double)settings->seed);
+    if (v->aft_form != 0)
+        add_aft(options, &settings->aft);
 }
 
 static void add_row(cJSON *array, const compare_row *row, const machine *m)
@@ -60,9 +78,12 @@ static void add_row(cJSON *array, const compare_row *row, const machine *m)
     add_shape(object, &input->shape);
     cJSON_AddBoolToObject(object, "causal", input->causal);
     cJSON_AddStringToObject(object, "layout", input_layout_name(input->settings.layout));
-    add_options(object, &input->settings);
+    add_options(object, row->variant, &input->settings);
     cJSON_AddNumberToObject(object, "ms", row->ms);
-    cJSON_AddNumberToObject(object, "gflops", rates.gflops);
+    if (row->variant->flops)
+        cJSON_AddNumberToObject(object, "gflops", rates.gflops);
+    else
+        cJSON_AddNullToObject(object, "gflops");
     cJSON_AddNumberToObject(object, "fma_gflops", rates.fma_gflops);
     cJSON_AddNumberToObject(object, "gbytes", rates.gbytes);
     cJSON_AddNumberToObject(object, "bandwidth_gbytes", rates.bandwidth_gbytes);

@@ -5,13 +5,23 @@
 
 #include <math.h>
 #include <string.h>
+#if defined(__SSE__)
+#include <immintrin.h>
+#endif
 
+/* write_past_caches: plain C has no such store. */
 #if defined(__AVX512F__)
 #define VECTOR_BYTES 64
+#define write_past_caches(to, x) _mm512_stream_ps(to, x)
 #elif defined(__AVX__)
 #define VECTOR_BYTES 32
+#define write_past_caches(to, x) _mm256_stream_ps(to, x)
+#elif defined(__SSE__)
+#define VECTOR_BYTES 16
+#define write_past_caches(to, x) _mm_stream_ps(to, x)
 #else
 #define VECTOR_BYTES 16
+#define write_past_caches(to, x) (*(unaligned_vector *)(to) = (x))
 #endif
 
 typedef float vector __attribute__((vector_size(VECTOR_BYTES)));
@@ -62,6 +72,21 @@ static float read_sum(const float *x, int64_t n)
     }
     FOR_EACH_SUM(FINISH_SUM)
     return add_lanes(total);
+}
+
+static void add_streams(const float *a, const float *b, const float *c, float *out, int64_t n)
+{
+#define ADD_THREE(i)                                                                                                   \
+    write_past_caches(out + at + (i) * (int64_t)LANES,                                                                 \
+                      *(const unaligned_vector *)(a + at + (i) * (int64_t)LANES) +                                     \
+                          *(const unaligned_vector *)(b + at + (i) * (int64_t)LANES) +                                 \
+                          *(const unaligned_vector *)(c + at + (i) * (int64_t)LANES));
+    for (int64_t at = 0; at < n; at += N_SUMS * (int64_t)LANES) {
+        FOR_EACH_SUM(ADD_THREE)
+    }
+#if defined(__SSE__)
+    _mm_sfence(); /* the writes are part of the time */
+#endif
 }
 
 static void add_bias(float *restrict x, const float *restrict bias, float factor, int64_t n)
@@ -156,6 +181,7 @@ const bench_loops NAME(BENCH_ISA) = {
     .multiply_add = multiply_add,
     .flops_per_step = (int64_t)2 * N_ACCUMULATORS * LANES,
     .read_sum = read_sum,
+    .add_streams = add_streams,
     .add_bias = add_bias,
     .hide = hide,
     .maximum = maximum,

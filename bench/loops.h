@@ -16,6 +16,10 @@ typedef struct bench_loops {
     /* The sum of x[0 .. n), read once in ascending order; n is a multiple of 256. */
     float (*read_sum)(const float *x, int64_t n);
 
+    /* out[i] = a[i] + b[i] + c[i] in ascending order, written past the caches where the processor can: else it would
+     * read `out` before it writes it. n is a multiple of 256, out is aligned to 64 bytes. */
+    void (*add_streams)(const float *a, const float *b, const float *c, float *out, int64_t n);
+
     /* x[i] += factor bias[i] */
     void (*add_bias)(float *x, const float *bias, float factor, int64_t n);
 

@@ -20,12 +20,18 @@ enum { READ_STEP = 256 /* floats, see bench_loops */ };
 
 static const int64_t mebibyte = 1 << 20;
 
-/* The largest rate taken for an instruction set (FMA, bytes = 0) or for an amount of bytes (reads) and a thread
- * count. */
-typedef struct rate {
+typedef enum rate_kind { RATE_FMA, RATE_READ, RATE_STREAMS } rate_kind;
+
+/* What a rate was taken of; isa for the FMA rate, bytes for the others. */
+typedef struct rate_key {
+    rate_kind kind;
     heed_isa isa;
-    int n_threads;
     int64_t bytes;
+    int n_threads;
+} rate_key;
+
+typedef struct rate {
+    rate_key key;
     double largest;
 } rate;
 
@@ -36,8 +42,8 @@ struct machine {
     const bench_loops *best_loops;
     double exp_gops;
     machine_reads reads;
-    float *read_buffer;
-    int64_t read_buffer_bytes;
+    float *buffer; /* what the bandwidth loops go over */
+    int64_t buffer_bytes;
     rate *rates; /* as many as were ever asked for: n_rates of n_rates_allocated */
     int n_rates, n_rates_allocated;
 };
@@ -47,14 +53,21 @@ static volatile float sink;
 
 /* ---- Rates ------------------------------------------------------------------------------------------------------ */
 
-static double find_rate(const machine *m, heed_isa isa, int n_threads, int64_t bytes)
+/* NULL when none of the kind was taken. */
+static rate *find_rate(const machine *m, rate_key key)
 {
     for (int i = 0; i < m->n_rates; i++) {
-        const rate *r = &m->rates[i];
-        if (r->isa == isa && r->n_threads == n_threads && r->bytes == bytes)
-            return r->largest;
+        const rate_key *k = &m->rates[i].key;
+        if (k->kind == key.kind && k->isa == key.isa && k->bytes == key.bytes && k->n_threads == key.n_threads)
+            return &m->rates[i];
     }
-    return 0;
+    return NULL;
+}
+
+static double largest_rate(const machine *m, rate_key key)
+{
+    const rate *found = find_rate(m, key);
+    return found ? found->largest : 0;
 }
 
 /* Makes room for one more rate; returns -1 without memory. */
@@ -72,18 +85,16 @@ static int grow_rates(machine *m)
 }
 
 /* Keeps a rate where it is the largest of its kind so far; returns -1 without memory for a new kind. */
-static int keep_rate(machine *m, heed_isa isa, int n_threads, int64_t bytes, double value)
+static int keep_rate(machine *m, rate_key key, double value)
 {
-    for (int i = 0; i < m->n_rates; i++) {
-        rate *r = &m->rates[i];
-        if (r->isa == isa && r->n_threads == n_threads && r->bytes == bytes) {
-            r->largest = value > r->largest ? value : r->largest;
-            return 0;
-        }
+    rate *found = find_rate(m, key);
+    if (found) {
+        found->largest = value > found->largest ? value : found->largest;
+        return 0;
     }
     if (grow_rates(m) != 0)
         return -1;
-    m->rates[m->n_rates++] = (rate){isa, n_threads, bytes, value};
+    m->rates[m->n_rates++] = (rate){key, value};
     return 0;
 }
 
@@ -91,25 +102,30 @@ static int keep_rate(machine *m, heed_isa isa, int n_threads, int64_t bytes, dou
 
 /* One piece of work that every worker does n_repeats times, and when it did so. */
 typedef struct piece {
+    rate_kind kind;
     const bench_loops *loops;
-    const float *buffer;
-    int64_t n; /* steps of multiply_add (buffer NULL), or floats to read */
+    float *buffer; /* streams: four arrays of n floats behind each other */
+    int64_t n;     /* FMA: steps of multiply_add; else floats of an array */
     int n_repeats;
     double first_start, last_end;
     int n_workers;
 } piece;
 
-static void work(const piece *p, int worker, int n_workers)
+/* What a worker does of the piece: all steps of multiply_add, or its contiguous part of the arrays. */
+static void work_once(const piece *p, int worker, int n_workers)
 {
-    if (!p->buffer) {
-        for (int i = 0; i < p->n_repeats; i++)
-            sink = p->loops->multiply_add(p->n, 0.999f, 0.001f);
+    if (p->kind == RATE_FMA) {
+        sink = p->loops->multiply_add(p->n, 0.999f, 0.001f);
         return;
     }
     int64_t begin, end;
     parallel_share(p->n / READ_STEP, worker, n_workers, &begin, &end);
-    for (int i = 0; i < p->n_repeats; i++)
-        sink = p->loops->read_sum(p->buffer + begin * READ_STEP, (end - begin) * READ_STEP);
+    const int64_t n = (end - begin) * READ_STEP;
+    float *x = p->buffer + begin * READ_STEP;
+    if (p->kind == RATE_READ)
+        sink = p->loops->read_sum(x, n);
+    else
+        p->loops->add_streams(x, x + p->n, x + 2 * p->n, x + 3 * p->n, n);
 }
 
 /* The workers start behind a barrier and the last one to end stops the clock; none writes what another one does. */
@@ -121,7 +137,8 @@ static void work_in_team(void *job, int worker, int n_workers)
         p->first_start = clock_seconds();
         p->n_workers = n_workers;
     }
-    work(p, worker, n_workers);
+    for (int i = 0; i < p->n_repeats; i++)
+        work_once(p, worker, n_workers);
     parallel_barrier();
     if (worker == 0)
         p->last_end = clock_seconds();
@@ -155,40 +172,62 @@ int machine_take_fma(machine *m, heed_isa isa, int n_threads)
     const bench_loops *loops = bench_loops_of(isa);
     if (!loops)
         return 0;
-    piece p = {.loops = loops, .n = 20000};
+    piece p = {.kind = RATE_FMA, .loops = loops, .n = 20000};
     const double seconds = best_time(&p, n_threads, m->quick ? 2e-4 : 1e-3, m->quick ? 2 : 5);
     const double flops = (double)p.n * (double)loops->flops_per_step * p.n_workers;
-    return keep_rate(m, isa, n_threads, 0, flops / seconds * 1e-9);
+    return keep_rate(m, (rate_key){.kind = RATE_FMA, .isa = isa, .n_threads = n_threads}, flops / seconds * 1e-9);
 }
 
-double machine_fma_gflops(const machine *m, heed_isa isa, int n_threads) { return find_rate(m, isa, n_threads, 0); }
-
-/* Gives the read buffer exactly `bytes`: the pages of a much larger one could be of another kind. A new buffer takes
- * the place of the old one, since both at once might not fit. */
-static int resize_read_buffer(machine *m, int64_t bytes)
+double machine_fma_gflops(const machine *m, heed_isa isa, int n_threads)
 {
-    if (bytes == m->read_buffer_bytes)
+    return largest_rate(m, (rate_key){.kind = RATE_FMA, .isa = isa, .n_threads = n_threads});
+}
+
+/* Gives the buffer exactly `bytes`: the pages of a much larger one could be of another kind. A new buffer takes
+ * the place of the old one, since both at once might not fit. */
+static int resize_buffer(machine *m, int64_t bytes)
+{
+    if (bytes == m->buffer_bytes)
         return 0;
-    free(m->read_buffer);
-    m->read_buffer = memory_allocate(bytes);
-    m->read_buffer_bytes = m->read_buffer ? bytes : 0;
-    return m->read_buffer ? 0 : -1;
+    free(m->buffer);
+    m->buffer = memory_allocate(bytes);
+    m->buffer_bytes = m->buffer ? bytes : 0;
+    return m->buffer ? 0 : -1;
+}
+
+/* The rate at which arrays of `bytes` bytes all together go through a loop. */
+static int take_bandwidth(machine *m, rate_kind kind, int64_t bytes, int n_threads)
+{
+    const int64_t n_arrays = kind == RATE_STREAMS ? 4 : 1;
+    const int64_t step_bytes = n_arrays * READ_STEP * (int64_t)sizeof(float);
+    const int64_t rounded = (bytes + step_bytes - 1) / step_bytes * step_bytes;
+    if (resize_buffer(m, rounded) != 0)
+        return -1;
+    piece p = {
+        .kind = kind, .loops = m->best_loops, .buffer = m->buffer, .n = rounded / n_arrays / (int64_t)sizeof(float)};
+    const double seconds = best_time(&p, n_threads, m->quick ? 2e-4 : 2e-3, m->quick ? 1 : 3);
+    const rate_key key = {.kind = kind, .bytes = bytes, .n_threads = n_threads};
+    return keep_rate(m, key, (double)rounded / seconds * 1e-9);
 }
 
 int machine_take_read(machine *m, int64_t bytes, int n_threads)
 {
-    const int64_t step_bytes = READ_STEP * (int64_t)sizeof(float);
-    const int64_t rounded = (bytes + step_bytes - 1) / step_bytes * step_bytes;
-    if (resize_read_buffer(m, rounded) != 0)
-        return -1;
-    piece p = {.loops = m->best_loops, .buffer = m->read_buffer, .n = rounded / (int64_t)sizeof(float)};
-    const double seconds = best_time(&p, n_threads, m->quick ? 2e-4 : 2e-3, m->quick ? 1 : 3);
-    return keep_rate(m, HEED_ISA_AUTO, n_threads, bytes, (double)rounded / seconds * 1e-9);
+    return take_bandwidth(m, RATE_READ, bytes, n_threads);
 }
 
 double machine_row_read_gbytes(const machine *m, int64_t bytes, int n_threads)
 {
-    return find_rate(m, HEED_ISA_AUTO, n_threads, bytes);
+    return largest_rate(m, (rate_key){.kind = RATE_READ, .bytes = bytes, .n_threads = n_threads});
+}
+
+int machine_take_streams(machine *m, int64_t bytes, int n_threads)
+{
+    return take_bandwidth(m, RATE_STREAMS, bytes, n_threads);
+}
+
+double machine_row_streams_gbytes(const machine *m, int64_t bytes, int n_threads)
+{
+    return largest_rate(m, (rate_key){.kind = RATE_STREAMS, .bytes = bytes, .n_threads = n_threads});
 }
 
 static double measure_exp(const machine *m)
@@ -295,7 +334,7 @@ machine *machine_create(int quick)
 void machine_destroy(machine *m)
 {
     if (m) {
-        free(m->read_buffer);
+        free(m->buffer);
         free(m->rates);
         free(m);
     }

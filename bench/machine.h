@@ -48,4 +48,8 @@ int machine_take_read(machine *m, int64_t bytes, int n_threads);
 /* GB/s: the largest rate taken so far for these bytes and threads, 0 when none was. */
 double machine_row_read_gbytes(const machine *m, int64_t bytes, int n_threads);
 
+/* The same for a loop that reads three arrays and writes a fourth past the caches, `bytes` bytes all together. */
+int machine_take_streams(machine *m, int64_t bytes, int n_threads);
+double machine_row_streams_gbytes(const machine *m, int64_t bytes, int n_threads);
+
 #endif

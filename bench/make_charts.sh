@@ -101,7 +101,7 @@ def table(rows):
     lines = ["| input | B, Hq, Hkv, Nq, Nk, D, Dv | variant | ISA | threads | ms | GFLOP/s | share of limit | scratch |"
              " max error |", "|---|---|---|---|--:|--:|--:|--:|--:|--:|"]
     for row in rows:
-        unit = "GB/s" if row["limit"] == "bandwidth" else "GFLOP/s"
+        unit = "GFLOP/s" if row["limit"] == "fma" else "GB/s"
         shape = ", ".join(str(size) for size in row["shape"]) + (", causal" if row["causal"] else "")
         lines.append(f"| {row['input']} | {shape} | {row['variant']} | {row['isa']} | {row['threads']} | {row['ms']:.3f}"
                      f" | {row['gflops']:.1f} | {100 * row['share']:.0f} % of {row['limit_value']:.0f} {unit}"
@@ -116,7 +116,7 @@ def case_table():
     with open(f"{made}/cases.json", encoding="utf-8") as file:
         for case in map(json.loads, file):
             one, two = sorted(case["run"]["rows"], key=lambda row: row["threads"])
-            unit = "GB/s" if one["limit"] == "bandwidth" else "GFLOP/s"
+            unit = "GFLOP/s" if one["limit"] == "fma" else "GB/s"
             lines.append(f"| {case['name']} | {one['limit_value']:.0f}, {two['limit_value']:.0f} {unit} | {one['ms']:.3f}"
                          f" | {one['share']:.2f} | {two['ms']:.3f} | {two['share']:.2f}"
                          f" | {one['ms'] / two['ms']:.2f} |")

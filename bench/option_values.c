@@ -6,15 +6,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-int value_integers(const struct argp_state *argp, const char *option, const char *text, int64_t low, int64_t high,
-                   int64_t *values, int capacity)
+static int parse_integers(const struct argp_state *argp, const char *option, const char *text, char separator,
+                          int64_t low, int64_t high, int64_t *values, int capacity)
 {
     int n = 0;
     for (const char *at = text;; at++) {
         char *end = NULL;
         errno = 0;
         const long long value = strtoll(at, &end, 10);
-        if (end == at || errno != 0 || (*end != ',' && *end != '\0'))
+        if (end == at || errno != 0 || (*end != separator && *end != '\0'))
             argp_error(argp, "--%s: \"%s\" is no list of integers", option, text);
         if (value < low || value > high)
             argp_error(argp, "--%s: %lld is not in %lld..%lld", option, value, (long long)low, (long long)high);
@@ -25,6 +25,18 @@ int value_integers(const struct argp_state *argp, const char *option, const char
         if (*at == '\0')
             return n;
     }
+}
+
+int value_integers(const struct argp_state *argp, const char *option, const char *text, int64_t low, int64_t high,
+                   int64_t *values, int capacity)
+{
+    return parse_integers(argp, option, text, ',', low, high, values, capacity);
+}
+
+int value_sides(const struct argp_state *argp, const char *option, const char *text, int64_t low, int64_t high,
+                int64_t sides[2])
+{
+    return parse_integers(argp, option, text, 'x', low, high, sides, 2);
 }
 
 int64_t value_integer(const struct argp_state *argp, const char *option, const char *text, int64_t low, int64_t high)

@@ -11,6 +11,10 @@
 int value_integers(const struct argp_state *argp, const char *option, const char *text, int64_t low, int64_t high,
                    int64_t *values, int capacity);
 
+/* One size or two, as in 11x11. Returns how many. */
+int value_sides(const struct argp_state *argp, const char *option, const char *text, int64_t low, int64_t high,
+                int64_t sides[2]);
+
 /* One integer in [low, high]. */
 int64_t value_integer(const struct argp_state *argp, const char *option, const char *text, int64_t low, int64_t high);
 

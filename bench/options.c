@@ -2,6 +2,7 @@
 
 #include "bench/data.h"
 #include "bench/option_values.h"
+#include "bench/options_aft.h"
 #include "bench/parallel.h"
 
 #include <argp.h>
@@ -56,7 +57,7 @@ static const struct argp_option option_table[] = {
     {"bool-mask", KEY_BOOL_MASK, NULL, 0, "a random boolean mask of [Hq, Nq, Nk] that leaves about 90 % visible", 2},
 
     {.doc = "How it runs", .group = 3},
-    {"variants", KEY_VARIANTS, "NAME,...", 0, "some of the variants below (all)", 3},
+    {"variants", KEY_VARIANTS, "NAME,...", 0, "some of the variants below (softmax and gemm)", 3},
     {"threads", KEY_THREADS, "N,...", 0, "thread counts (1 and all cores)", 3},
     {"isa", KEY_ISA, "NAME,...", 0, "scalar, avx2, avx512, neon or auto (HEED_ISA if set, else the best one here)", 3},
     {"rounds", KEY_ROUNDS, "N", 0, "interleaved rounds (5)", 3},
@@ -83,6 +84,7 @@ typedef struct parse_state {
     int64_t sweep[OPTIONS_MAX_SOURCES];
     int n_sweep;
     int rounds_given;
+    aft_command_line aft;
     char data_folder[1024];
 } parse_state;
 
@@ -218,9 +220,10 @@ static void finish(const struct argp_state *argp, parse_state *state)
     add_sources(argp, state);
     if (options->n_variants == 0) {
         for (const variant *const *v = variant_list; *v; v++)
-            if (!(*v)->unavailable)
+            if (!(*v)->unavailable && !(*v)->on_request)
                 options->variants[options->n_variants++] = *v;
     }
+    options_aft_finish(argp, &state->aft, options);
     if (options->n_isas == 0)
         add_isa(argp, "auto", options);
     if (options->n_threads == 0) {
@@ -299,6 +302,9 @@ static error_t parse_option(int key, char *text, struct argp_state *argp)
     parse_state *state = argp->input;
     compare_options *options = state->options;
     switch (key) {
+    case ARGP_KEY_INIT:
+        argp->child_inputs[0] = &state->aft;
+        return 0;
     case KEY_VARIANTS:
         value_names(argp, text, options, add_variant);
         return 0;
@@ -361,17 +367,24 @@ static char *add_variants_to_help(int key, const char *text, void *input)
 
 void options_parse(int argc, char **argv, compare_options *options)
 {
+    static const struct argp_child children[] = {{&options_aft_argp, 0, "The Attention-Free Transformer", 2}, {0}};
     static const struct argp parser = {
         .options = option_table,
+        .children = children,
         .parser = parse_option,
         .doc = "Attention variants side by side on the same input: time, share of what this machine can do, and error "
                "against float64.",
         .help_filter = add_variants_to_help,
     };
     *options = (compare_options){
-        .settings = {.window_left = -1, .window_right = -1, .layout = LAYOUT_BHND, .seed = 1},
+        .settings = {.window_left = -1,
+                     .window_right = -1,
+                     .layout = LAYOUT_BHND,
+                     .seed = 1,
+                     .aft = {.window = 32, .conv_heads = 8, .filter_rows = 1, .filter_columns = 31}},
     };
-    parse_state state = {.options = options, .shape = {1, 8, 8, 0, 0, 64, 64}};
+    parse_state state = {
+        .options = options, .shape = {1, 8, 8, 0, 0, 64, 64}, .aft = {.settings = &options->settings.aft}};
     data_find_folder(state.data_folder, sizeof state.data_folder);
     argp_err_exit_status = 2;
     argp_parse(&parser, argc, argv, 0, NULL, &state);

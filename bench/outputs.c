@@ -1,5 +1,6 @@
 #include "bench/outputs.h"
 
+#include "bench/aft_input.h"
 #include "bench/memory.h"
 #include "bench/npy.h"
 
@@ -47,6 +48,25 @@ static int write_tensor(const char *folder, const char *name, const heed_tensor 
     return result;
 }
 
+/* The files that --params reads. */
+static int write_aft(const char *folder, const attention_input *input, char *message, size_t message_bytes)
+{
+    const aft_parameters *p = &input->aft->parameters;
+    const aft_settings *aft = &input->settings.aft;
+    const heed_tensor filter_rows =
+        heed_tensor_bhnd(p->filter.data, HEED_FLOAT32, 1, 1, aft->conv_heads, aft->filter_columns);
+    const int has_grid = aft->grid_width > 0;
+    const heed_tensor *const tensors[] = {p->w.data ? &p->w : &p->band, &p->query_factors, &p->key_factors,
+                                          has_grid ? &p->filter : &filter_rows};
+    static const char *const names[] = {"aft.w", "aft.u", "aft.v", "aft.filter"};
+    for (int i = 0; i < 4; i++) {
+        const int rank = i == 3 && has_grid ? 3 : 2;
+        if (tensors[i]->data && write_tensor(folder, names[i], tensors[i], rank, message, message_bytes) != 0)
+            return -1;
+    }
+    return 0;
+}
+
 /* What no file of the user holds. */
 static int write_random(const char *folder, const attention_input *input, char *message, size_t message_bytes)
 {
@@ -57,7 +77,8 @@ static int write_random(const char *folder, const attention_input *input, char *
         if (tensors[i]->data && write_tensor(folder, names[i], tensors[i], rank, message, message_bytes) != 0)
             return -1;
     }
-    return 0;
+    const int has_random_aft = input->aft && !input->settings.aft.folder;
+    return has_random_aft ? write_aft(folder, input, message, message_bytes) : 0;
 }
 
 static int is_first_of_variant(const compare_row *rows, int i)

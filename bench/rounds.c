@@ -89,22 +89,27 @@ static int prepare_row(compare_row *row, const rounds_settings *settings, char *
 
 /* ---- Rounds ----------------------------------------------------------------------------------------------------- */
 
-/* Takes the FMA rate and the bandwidth of every kind of row once more. */
+/* Takes the ceilings of every kind of row once more. */
 static int take_ceilings(const compare_row *rows, int n_rows, machine *m, char *message, size_t message_bytes)
 {
     for (int i = 0; i < n_rows; i++) {
-        int fma_taken = 0, read_taken = 0;
+        const int64_t bytes = row_bytes(&rows[i]);
+        const int n_threads = rows[i].setup.n_threads;
+        int fma_taken = 0, read_taken = 0, streams_taken = row_limit(&rows[i]) != LIMIT_STREAMS;
         for (int j = 0; j < i; j++) {
-            const int same_threads = rows[j].setup.n_threads == rows[i].setup.n_threads;
+            const int same_threads = rows[j].setup.n_threads == n_threads;
+            const int same_loop = same_threads && row_bytes(&rows[j]) == bytes;
             fma_taken |= same_threads && rows[j].setup.isa == rows[i].setup.isa;
-            read_taken |= same_threads && row_read_bytes(&rows[j]) == row_read_bytes(&rows[i]);
+            read_taken |= same_loop;
+            streams_taken |= same_loop && row_limit(&rows[j]) == LIMIT_STREAMS;
         }
-        if (!fma_taken && machine_take_fma(m, rows[i].setup.isa, rows[i].setup.n_threads) != 0) {
+        if (!fma_taken && machine_take_fma(m, rows[i].setup.isa, n_threads) != 0) {
             snprintf(message, message_bytes, "out of memory for the rates");
             return -1;
         }
-        if (!read_taken && machine_take_read(m, row_read_bytes(&rows[i]), rows[i].setup.n_threads) != 0) {
-            snprintf(message, message_bytes, "out of memory for the bandwidth loop");
+        if ((!read_taken && machine_take_read(m, bytes, n_threads) != 0) ||
+            (!streams_taken && machine_take_streams(m, bytes, n_threads) != 0)) {
+            snprintf(message, message_bytes, "out of memory for the bandwidth loops");
             return -1;
         }
     }
@@ -150,10 +155,12 @@ int rounds_run(compare_row *rows, int n_rows, const rounds_settings *settings, m
 {
     const int result = run_rounds(rows, n_rows, settings, m, bar, message, message_bytes);
     for (int i = 0; i < n_rows; i++) {
-        if (rows[i].state) {
-            rows[i].variant->release(rows[i].state);
-            rows[i].state = NULL;
-        }
+        if (!rows[i].state)
+            continue;
+        if (result == 0 && rows[i].variant->finish)
+            rows[i].variant->finish(rows[i].state);
+        rows[i].variant->release(rows[i].state);
+        rows[i].state = NULL;
     }
     return result;
 }

@@ -1,25 +1,33 @@
 #include "bench/row.h"
 
-/* One query row per head reads K and V once and does little with them. Everything else is arithmetic. */
-int row_is_limited_by_bandwidth(const compare_row *row) { return row->setup.input->shape.n_queries == 1; }
+/* One query row per head reads K and V once and does little with them, whatever the variant. */
+limit_kind row_limit(const compare_row *row)
+{
+    return row->setup.input->shape.n_queries == 1 ? LIMIT_BANDWIDTH : row->variant->limit;
+}
 
 row_rates row_find_rates(const compare_row *row, const machine *m)
 {
-    const attention_input *input = row->setup.input;
-    const int bandwidth = row_is_limited_by_bandwidth(row);
+    static const char *const names[] = {"fma", "bandwidth", "streams"};
+    const variant *v = row->variant;
+    const int n_threads = row->setup.n_threads;
+    const limit_kind limit = row_limit(row);
     row_rates rates = {
-        .gflops = row->variant->flops(input) / row->ms * 1e-6,
-        .fma_gflops = machine_fma_gflops(m, row->setup.isa, row->setup.n_threads),
-        .gbytes = row->variant->bytes(input) / row->ms * 1e-6,
-        .bandwidth_gbytes = machine_row_read_gbytes(m, row_read_bytes(row), row->setup.n_threads),
-        .limit = bandwidth ? "bandwidth" : "fma",
+        .gflops = v->flops ? v->flops(row->setup.input) / row->ms * 1e-6 : 0,
+        .fma_gflops = machine_fma_gflops(m, row->setup.isa, n_threads),
+        .gbytes = v->bytes(row->setup.input) / row->ms * 1e-6,
+        .bandwidth_gbytes = machine_row_read_gbytes(m, row_bytes(row), n_threads),
+        .limit = names[limit],
+        .unit = limit == LIMIT_FMA ? "GFLOP/s" : "GB/s",
     };
-    rates.limit_value = bandwidth ? rates.bandwidth_gbytes : rates.fma_gflops;
-    rates.share = (bandwidth ? rates.gbytes : rates.gflops) / rates.limit_value;
+    rates.limit_value = limit == LIMIT_FMA         ? rates.fma_gflops
+                        : limit == LIMIT_BANDWIDTH ? rates.bandwidth_gbytes
+                                                   : machine_row_streams_gbytes(m, row_bytes(row), n_threads);
+    rates.share = (limit == LIMIT_FMA ? rates.gflops : rates.gbytes) / rates.limit_value;
     return rates;
 }
 
-int64_t row_read_bytes(const compare_row *row) { return (int64_t)row->variant->bytes(row->setup.input); }
+int64_t row_bytes(const compare_row *row) { return (int64_t)row->variant->bytes(row->setup.input); }
 
 const compare_row *row_find_softmax(const compare_row *row, const compare_row *rows, int n_rows)
 {

@@ -18,20 +18,21 @@ typedef struct compare_row {
 
 /* What follows from a row and from the largest rates of the run. */
 typedef struct row_rates {
-    double gflops, fma_gflops;
+    double gflops; /* 0 where the variant counts no operations */
+    double fma_gflops;
     double gbytes, bandwidth_gbytes;
-    const char *limit;  /* "fma" or "bandwidth" */
-    double limit_value; /* GFLOP/s or GB/s */
-    double share;       /* of limit_value */
+    const char *limit, *unit; /* "fma" and "GFLOP/s", "bandwidth" or "streams" and "GB/s" */
+    double limit_value;       /* in that unit */
+    double share;             /* of limit_value */
 } row_rates;
 
 row_rates row_find_rates(const compare_row *row, const machine *m);
 
-/* Memory, not arithmetic, is the limit. */
-int row_is_limited_by_bandwidth(const compare_row *row);
+/* What the row's time is held against. */
+limit_kind row_limit(const compare_row *row);
 
-/* Bytes that the bandwidth figure of a row is taken over. */
-int64_t row_read_bytes(const compare_row *row);
+/* Bytes that the bandwidth figures of a row are taken over. */
+int64_t row_bytes(const compare_row *row);
 
 /* The row of variant softmax with the input, instruction set and threads of `row`, or NULL. */
 const compare_row *row_find_softmax(const compare_row *row, const compare_row *rows, int n_rows);

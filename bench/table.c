@@ -29,9 +29,41 @@ static void print_window_side(const char *side, int64_t size)
         printf(", window %s %" PRId64, side, size);
 }
 
-static void print_input(const compare_row *row)
+/* What the forms of AFT that run were asked for. */
+static void print_aft(const aft_settings *aft)
 {
-    const attention_input *input = row->setup.input;
+    const unsigned local = variant_aft_local.aft_form;
+    if (aft->forms & local)
+        printf(", AFT window %" PRId64, aft->window);
+    if (aft->forms & (local | variant_aft_full.aft_form) && aft->n_factors > 0)
+        printf(", AFT w of %" PRId64 " factors", aft->n_factors);
+    if (!(aft->forms & variant_aft_conv.aft_form))
+        return;
+    printf(", AFT filters %" PRId64 " x ", aft->conv_heads);
+    if (aft->grid_width > 0)
+        printf("%" PRId64 "x%" PRId64 " on a grid of %" PRId64 "x%" PRId64, aft->filter_rows, aft->filter_columns,
+               aft->grid_height, aft->grid_width);
+    else
+        printf("%" PRId64, aft->filter_columns);
+}
+
+/* Each mechanism is checked on as many rows as its reference allows. The first `n` rows of the list share an input. */
+static void print_n_checked(const compare_row *rows, int n)
+{
+    int64_t fewest = rows[0].rows_checked, most = rows[0].rows_checked;
+    for (int i = 1; i < n; i++) {
+        fewest = rows[i].rows_checked < fewest ? rows[i].rows_checked : fewest;
+        most = rows[i].rows_checked > most ? rows[i].rows_checked : most;
+    }
+    printf("; errors of %" PRId64, fewest);
+    if (most > fewest)
+        printf(" to %" PRId64, most);
+    printf(" of %" PRId64 " rows\n", check_count_rows(rows[0].setup.input));
+}
+
+static void print_input(const compare_row *rows, int n_left)
+{
+    const attention_input *input = rows[0].setup.input;
     const attention_shape *s = &input->shape;
     printf("\n%s: B %" PRId64 ", Hq %" PRId64 ", Hkv %" PRId64 ", Nq %" PRId64 ", Nk %" PRId64 ", D %" PRId64
            ", Dv %" PRId64 ", %s%s",
@@ -40,8 +72,12 @@ static void print_input(const compare_row *row)
     print_window_side("left", input->settings.window_left);
     print_window_side("right", input->settings.window_right);
     printf("%s%s", input->settings.bias ? ", bias" : "", input->settings.bool_mask ? ", boolean mask" : "");
-    printf("; errors of %" PRId64 " of %" PRId64 " rows\n", row->rows_checked, check_count_rows(input));
-    printf("  %-9s %-7s %7s %10s %10s %8s  %-22s %10s  %9s %9s %10s\n", "variant", "ISA", "threads", "ms", "x softmax",
+    print_aft(&input->settings.aft);
+    int n = 1;
+    while (n < n_left && row_same_input(&rows[0], &rows[n]))
+        n++;
+    print_n_checked(rows, n);
+    printf("  %-10s %-7s %7s %10s %10s %8s  %-22s %10s  %9s %9s %10s\n", "variant", "ISA", "threads", "ms", "x softmax",
            "GFLOP/s", "share of limit", "scratch", "max error", "rel error", "to softmax");
 }
 
@@ -66,13 +102,14 @@ static void format_speedup(const compare_row *row, const compare_row *rows, int 
 static void print_row(const compare_row *row, const compare_row *rows, int n_rows, const machine *m)
 {
     const row_rates rates = row_find_rates(row, m);
-    char scratch[24], speedup[24], share[48];
+    char scratch[24], speedup[24], gflops[24] = "-", share[48];
     format_bytes(row->scratch_bytes, scratch, sizeof scratch);
+    if (row->variant->flops)
+        snprintf(gflops, sizeof gflops, "%.1f", rates.gflops);
     format_speedup(row, rows, n_rows, speedup, sizeof speedup);
-    snprintf(share, sizeof share, "%3.0f %% of %.0f %s", 100 * rates.share, rates.limit_value,
-             row_is_limited_by_bandwidth(row) ? "GB/s" : "GFLOP/s");
-    printf("  %-9s %-7s %7d %10.3f %10s %8.1f  %-22s %10s  %9.1e %9.1e %10.1e\n", row->variant->name,
-           heed_isa_name(row->setup.isa), row->setup.n_threads, row->ms, speedup, rates.gflops, share, scratch,
+    snprintf(share, sizeof share, "%3.0f %% of %.0f %s", 100 * rates.share, rates.limit_value, rates.unit);
+    printf("  %-10s %-7s %7d %10.3f %10s %8s  %-22s %10s  %9.1e %9.1e %10.1e\n", row->variant->name,
+           heed_isa_name(row->setup.isa), row->setup.n_threads, row->ms, speedup, gflops, share, scratch,
            row->max_abs_err, row->rel_err, row->softmax_distance);
 }
 
@@ -81,7 +118,7 @@ void table_print(const compare_row *rows, int n_rows, const machine *m)
     print_machine(m);
     for (int i = 0; i < n_rows; i++) {
         if (i == 0 || !row_same_input(&rows[i], &rows[i - 1]))
-            print_input(&rows[i]);
+            print_input(&rows[i], n_rows - i);
         print_row(&rows[i], rows, n_rows, m);
     }
     printf(

@@ -28,16 +28,15 @@ static void *prepare(const variant_setup *setup, char *message, size_t message_b
     }
     s->setup = *setup;
     const attention_input *in = setup->input;
-    heed_config config = HEED_CONFIG_INIT;
-    config.isa = setup->isa;
-    config.n_threads = setup->n_threads;
-    const heed_status sized = heed_softmax_scratch_bytes(&in->q, &in->k, &in->v, &in->options, &config.scratch_bytes);
+    int64_t scratch_bytes = 0;
+    const heed_status sized = heed_softmax_scratch_bytes(&in->q, &in->k, &in->v, &in->options, &scratch_bytes);
     if (sized != HEED_OK) {
         snprintf(message, message_bytes, "the scratch cannot be sized: %s", heed_status_text(sized));
         release(s);
         return NULL;
     }
-    if (heed_context_create(&config, &s->context, message, message_bytes) != HEED_OK) {
+    s->context = variant_create_context(setup, scratch_bytes, message, message_bytes);
+    if (!s->context) {
         release(s);
         return NULL;
     }
@@ -57,9 +56,8 @@ static int run(void *state, char *message, size_t message_bytes)
 
 static int64_t get_scratch_bytes(const void *state)
 {
-    heed_report report = HEED_REPORT_INIT;
     const softmax_state *s = state;
-    return heed_context_report(s->context, &report) == HEED_OK ? report.scratch_bytes : 0;
+    return variant_carved_bytes(s->context);
 }
 
 /* A score costs D multiply-adds and its part of the output Dv; each is two operations. Only pairs that causality and

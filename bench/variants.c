@@ -2,7 +2,10 @@
 
 #include <string.h>
 
-const variant *const variant_list[] = {&variant_softmax, &variant_gemm, NULL};
+const variant *const variant_list[] = {
+    &variant_softmax,  &variant_gemm, &variant_aft_full, &variant_aft_local, &variant_aft_simple,
+    &variant_aft_conv, NULL,
+};
 
 const variant *variant_find(const char *name)
 {
@@ -10,4 +13,21 @@ const variant *variant_find(const char *name)
         if (strcmp((*v)->name, name) == 0)
             return *v;
     return NULL;
+}
+
+heed_context *variant_create_context(const variant_setup *setup, int64_t scratch_bytes, char *message,
+                                     size_t message_bytes)
+{
+    heed_config config = HEED_CONFIG_INIT;
+    config.isa = setup->isa;
+    config.n_threads = setup->n_threads;
+    config.scratch_bytes = scratch_bytes;
+    heed_context *context = NULL;
+    return heed_context_create(&config, &context, message, message_bytes) == HEED_OK ? context : NULL;
+}
+
+int64_t variant_carved_bytes(const heed_context *context)
+{
+    heed_report report = HEED_REPORT_INIT;
+    return heed_context_report(context, &report) == HEED_OK ? report.scratch_bytes : 0;
 }

@@ -12,25 +12,35 @@ typedef struct variant_setup {
     heed_tensor out; /* receives the result of each run */
 } variant_setup;
 
+/* Arithmetic; reading; or three arrays read while a fourth is written. */
+typedef enum limit_kind { LIMIT_FMA, LIMIT_BANDWIDTH, LIMIT_STREAMS } limit_kind;
+
 typedef struct variant {
     const char *name, *mode; /* mode: "forward", "backward" or "step" */
     const char *summary;     /* one line for --help */
     const char *unavailable; /* NULL, or why this build cannot run it */
+    int on_request;          /* runs only where it is named */
+    unsigned aft_form;       /* its bit in aft_settings.forms; 0: not AFT */
 
     /* Takes all memory. Returns NULL with the reason in `message`. */
     void *(*prepare)(const variant_setup *setup, char *message, size_t message_bytes);
     /* One run, the only thing that is timed. Returns 0, or -1 with the reason in `message`. */
     int (*run)(void *state, char *message, size_t message_bytes);
+    /* After the last run: puts the result into setup.out, untimed. NULL: the runs do. */
+    void (*finish)(void *state);
     /* Scratch of the last run, all threads together. */
     int64_t (*scratch_bytes)(const void *state);
     void (*release)(void *state);
 
-    /* Operations and bytes of one run; see variant_softmax.c. */
+    /* Operations and bytes of one run; see variant_softmax.c. flops NULL: operations are no measure of it. */
     double (*flops)(const attention_input *input);
     double (*bytes)(const attention_input *input);
+    limit_kind limit; /* what its time is held against; for one query row see row_limit() */
 
     /* Row (b, h, i) of the same mechanism in float64: Dv values. */
     void (*reference_row)(const attention_input *input, int64_t b, int64_t h, int64_t i, double *out);
+    /* What that row costs, in multiply-adds of the softmax oracle; NULL: as much as there. */
+    double (*reference_cost)(const attention_input *input);
 
     /* Its library keeps threads busy for some time after a run with several threads: a pause must follow. */
     int needs_pause;
@@ -42,8 +52,18 @@ extern const variant *const variant_list[];
 /* NULL when there is none of that name. */
 const variant *variant_find(const char *name);
 
+/* For variants that call the library. A context for a row, with that scratch for each worker; NULL with the reason in
+ * `message`. And what its last call carved. */
+heed_context *variant_create_context(const variant_setup *setup, int64_t scratch_bytes, char *message,
+                                     size_t message_bytes);
+int64_t variant_carved_bytes(const heed_context *context);
+
 extern const variant variant_softmax;
 extern const variant variant_gemm;
+extern const variant variant_aft_full;
+extern const variant variant_aft_local;
+extern const variant variant_aft_simple;
+extern const variant variant_aft_conv;
 
 /* What softmax attention costs and gives, however it is computed. */
 double softmax_flops(const attention_input *input);

@@ -113,6 +113,42 @@ static void command_lines_without_sense_are_refused(void **state)
     check_refusals(refusals, sizeof refusals / sizeof refusals[0]);
 }
 
+static void what_aft_cannot_do_is_refused(void **state)
+{
+    (void)state;
+    write_zeros("aft.w.npy", 2, 1, 1, 8, 9);
+    write_zeros("aft.u.npy", 3, 1, 8, 3, 1);
+    write_zeros("aft.filter.npy", 2, 1, 1, 8, 31);
+    static const refusal refusals[] = {
+        {"--variants aft-full --bias", 2, "--bias: not with aft-full"},
+        {"--variants softmax,aft-simple --bool-mask", 2, "--bool-mask: not with aft-simple"},
+        {"--variants aft-conv --softmax-window 3,-1", 2, "--softmax-window: not with aft-conv"},
+        {"--variants aft-full --shape 1,1,1,8,8,8,4", 1, "got D 8, Dv 4"},
+        {"--variants aft-conv --shape 1,3,1,8,8,5,5", 1, "Hq D = 15 channels cannot be cut into 8 heads"},
+        {"--variants aft-conv --shape 1,1,1,8,8,8,8 --conv-filter 4", 1, "odd sizes of the filter expected"},
+        {"--variants aft-conv --shape 1,1,1,9,9,8,8 --grid 3x4", 1, "Nq = Nk = 12 expected, the places of the grid"},
+        {"--variants aft-conv --shape 1,1,1,12,12,8,8 --grid 3x4 --causal", 1, "a grid has no causal form"},
+        {"--variants aft-conv --grid 3", 2, "--grid: two sizes expected: HxW"},
+        {"--variants aft-conv --grid 3x4x5", 2, "--grid: at most 2 values expected"},
+        {"--variants aft-conv --grid 3x4 --conv-filter 3", 2, "--conv-filter: two sizes expected with --grid"},
+        {"--variants aft-conv --conv-filter 3x3", 2, "--conv-filter: two sizes only with --grid"},
+        {"--variants aft-conv --conv-filter 0", 2, "--conv-filter: 0 is not in"},
+        {"--variants aft-conv --conv-heads 0", 2, "--conv-heads: 0 is not in"},
+        {"--variants aft-local --aft-window 0", 2, "--aft-window: 0 is not in"},
+        {"--variants aft-full --aft-factors -1", 2, "--aft-factors: -1 is not in"},
+        {"--variants aft-conv --shape 1,1,1,8,8,8,8 --params nowhere", 1, "nowhere/aft.filter.npy: No such file"},
+        {"--variants aft-full --shape 1,1,1,8,8,8,8 --params .", 1, "./aft.w.npy: 8 x 8 expected, got 8 x 9"},
+        {"--variants aft-local --shape 1,1,1,8,8,8,8 --aft-window 3 --params .", 1, "8 x 5 expected, got 8 x 9"},
+        {"--variants aft-full --shape 1,1,1,8,8,8,8 --aft-factors 2 --params .", 1, "8 x 2 expected, got 8 x 3 x 1"},
+        {"--variants aft-conv --shape 1,1,1,9,9,8,8 --grid 3x3 --params .", 1, "8 x 11 x 11 expected, got 8 x 31"},
+        {"--variants aft-simple --params .", 2, "--params: only with aft-full, aft-local or aft-conv in --variants"},
+        {"--aft-window 3", 2, "--aft-window: only with aft-local in --variants"},
+        {"--variants aft-simple --aft-factors 3", 2, "--aft-factors: only with aft-full or aft-local in --variants"},
+        {"--variants aft-full --conv-heads 3", 2, "--conv-heads: only with aft-conv in --variants"},
+    };
+    check_refusals(refusals, sizeof refusals / sizeof refusals[0]);
+}
+
 /* A machine has AVX or NEON, never both: one of the two must be refused, and never replaced by another one. */
 static void absent_isa_is_refused(void **state)
 {
@@ -166,8 +202,9 @@ static void help_lists_the_variants(void **state)
     (void)state;
     const program_result result = program_run("", "--help");
     program_expect(&result, 0, "");
-    static const char *const words[] = {
-        "--sample", "--sweep", "--softmax-window", "Variants:", "softmax ", "gemm ", "Exit codes:"};
+    static const char *const words[] = {"--sample",      "--sweep",   "--softmax-window", "--aft-window",
+                                        "--conv-filter", "Variants:", "softmax ",         "gemm ",
+                                        "aft-full",      "aft-conv",  "Exit codes:"};
     for (size_t i = 0; i < sizeof words / sizeof words[0]; ++i) {
         if (strstr(result.output, words[i]) == NULL) {
             fail_msg("\"%s\" expected in\n%s", words[i], result.output);
@@ -189,6 +226,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(files_that_do_not_fit_are_refused),
         cmocka_unit_test(command_lines_without_sense_are_refused),
+        cmocka_unit_test(what_aft_cannot_do_is_refused),
         cmocka_unit_test(absent_isa_is_refused),
         cmocka_unit_test(inputs_beyond_memory_are_refused),
         cmocka_unit_test(results_that_cannot_be_written_are_reported),

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -101,6 +102,11 @@ static void expect_close(double got, double want)
     }
 }
 
+static void expect_flops(const cJSON *row, double want)
+{
+    expect_close(number(row, "gflops") * number(row, "ms") * 1e6, want);
+}
+
 static double shape_at(const cJSON *row, int i)
 {
     const cJSON *shape = cJSON_GetObjectItemCaseSensitive(row, "shape");
@@ -108,22 +114,33 @@ static double shape_at(const cJSON *row, int i)
     return cJSON_GetArrayItem(shape, i)->valuedouble;
 }
 
+static int is_variant(const cJSON *row, const char *name) { return strcmp(text(row, "variant"), name) == 0; }
+
+static int is_aft(const cJSON *row) { return strncmp(text(row, "variant"), "aft-", 4) == 0; }
+
 /* All that holds for every row, whatever was asked. The error bound is for values up to a few units: float32 rounding
  * (6e-8) times a few units times the ten or so operations an output passes through. */
 static void check_row(const cJSON *row)
 {
-    assert_non_null(strstr(" softmax gemm ", text(row, "variant")));
+    assert_non_null(strstr(" softmax gemm aft-full aft-local aft-simple aft-conv ", text(row, "variant")));
     assert_string_equal(text(row, "mode"), "forward");
     assert_non_null(strstr(" scalar avx2 avx512 neon ", text(row, "isa")));
-    const int bandwidth = shape_at(row, 3) == 1;
-    const double value = positive(row, bandwidth ? "gbytes" : "gflops");
-    const double limit = positive(row, bandwidth ? "bandwidth_gbytes" : "fma_gflops");
-    assert_string_equal(text(row, "limit"), bandwidth ? "bandwidth" : "fma");
-    expect_close(number(row, "limit_value"), limit);
+    const int simple = is_variant(row, "aft-simple");
+    const char *kind = shape_at(row, 3) == 1 ? "bandwidth" : simple ? "streams" : "fma";
+    const int fma = strcmp(kind, "fma") == 0;
+    const double limit = positive(row, "limit_value"), value = positive(row, fma ? "gflops" : "gbytes");
+    assert_string_equal(text(row, "limit"), kind);
     expect_close(number(row, "share"), value / limit);
+    if (strcmp(kind, "streams") != 0) {
+        expect_close(limit, number(row, fma ? "fma_gflops" : "bandwidth_gbytes"));
+    }
     assert_true(positive(row, "threads") >= 1);
     positive(row, "ms");
-    positive(row, "gflops");
+    if (simple) {
+        assert_true(cJSON_IsNull(cJSON_GetObjectItemCaseSensitive(row, "gflops")));
+    } else {
+        positive(row, "gflops");
+    }
     positive(row, "gbytes");
     positive(row, "fma_gflops");
     positive(row, "bandwidth_gbytes");
@@ -131,7 +148,8 @@ static void check_row(const cJSON *row)
     positive(row, "rows_checked");
     assert_true(number(row, "max_abs_err") >= 0 && number(row, "max_abs_err") < 1e-5);
     assert_true(number(row, "rel_err") >= 0 && number(row, "rel_err") < 1e-5);
-    assert_true(number(row, "softmax_distance") >= 0 && number(row, "softmax_distance") < 1e-5);
+    assert_true(number(row, "softmax_distance") >= 0);
+    assert_true((number(row, "softmax_distance") < 1e-5) == !is_aft(row)); /* AFT is another mechanism */
     assert_non_null(text(row, "input"));
     assert_non_null(text(row, "layout"));
     assert_true(truth(row, "causal") >= 0);
@@ -203,7 +221,7 @@ static void both_samples_run_by_default(void **state)
         assert_string_equal(text(row, "input"), decoder ? "decoder" : "encoder");
         assert_int_equal(truth(row, "causal"), decoder);
         const double pairs = decoder ? 9.0 * 1024 * 1025 / 2 : 12.0 * 512 * 512;
-        expect_close(number(row, "gflops") * number(row, "ms") * 1e6, 2 * pairs * (decoder ? 128 : 64));
+        expect_flops(row, 2 * pairs * (decoder ? 128 : 64));
         expect_close(number(row, "rows_checked"), decoder ? 9 * 1024 : 12 * 512);
     }
     cJSON_Delete(json);
@@ -253,7 +271,7 @@ static void options_reach_the_rows(void **state)
         assert_true(cJSON_GetArrayItem(window, 1)->valuedouble == 3);
         /* Query i sees keys max(0, i - 20) .. i. */
         const double pairs = 21 * 11 + 16 * 21;
-        expect_close(number(row, "gflops") * number(row, "ms") * 1e6, 2 * pairs * 2 * 4 * (16 + 24));
+        expect_flops(row, 2 * pairs * 2 * 4 * (16 + 24));
         cJSON_Delete(json);
     }
 }
@@ -297,7 +315,7 @@ static void heed_isa_decides_where_no_option_does(void **state)
     const program_result result = program_run(
         "HEED_ISA=scalar", "--quick --shape 1,1,1,8,8,8,8 --threads 1 --variants softmax --json result.json");
     program_expect(&result, 0, "");
-    assert_non_null(strstr(result.output, "softmax   scalar"));
+    assert_non_null(strstr(result.output, "softmax    scalar"));
     remove("result.json");
 }
 
@@ -322,6 +340,97 @@ static void sweep_has_rows_for_every_n(void **state)
         assert_true(shape_at(get_row(json, i), 3) == n[i] && shape_at(get_row(json, i), 4) == n[i]);
         assert_true(shape_at(get_row(json, i), 1) == 2 && shape_at(get_row(json, i), 2) == 1);
     }
+    cJSON_Delete(json);
+}
+
+/* ---- AFT --------------------------------------------------------------------------------------------------------- */
+
+#define AFT_VARIANTS "--variants aft-full,aft-local,aft-simple,aft-conv "
+
+static void check_option_pair(const cJSON *options, const char *key, double first, double second)
+{
+    const cJSON *pair = cJSON_GetObjectItemCaseSensitive(options, key);
+    assert_int_equal(cJSON_GetArraySize(pair), 2);
+    assert_true(cJSON_GetArrayItem(pair, 0)->valuedouble == first);
+    assert_true(cJSON_GetArrayItem(pair, 1)->valuedouble == second);
+}
+
+/* 2 batch elements, 4 heads of 6 channels, 20 tokens. Visible pairs count for aft-full only; the others count as many
+ * keys for each query as window and filter have. */
+static void aft_rows_tell_what_they_did(void **state)
+{
+    (void)state;
+    static const char *const layouts[] = {"bhnd", "bnhd", "packed"};
+    enum { WINDOW = 5, TAPS = 7, N = 20, OUTPUTS = 2 * 4 * 6 * N };
+    for (int i = 0; i < 6; ++i) {
+        const int causal = i >= 3;
+        char line[256];
+        snprintf(line, sizeof line,
+                 AFT_VARIANTS "--shape 2,4,2,%d,%d,6,6 --threads 1 --aft-window %d --conv-heads 3 --conv-filter %d "
+                              "--aft-factors %d --layout %s %s",
+                 N, N, WINDOW, TAPS, i % 2 * 3, layouts[i % 3], causal ? "--causal" : "");
+        cJSON *json = run_json(line);
+        check_rows(json, 4);
+        expect_flops(get_row(json, 0), OUTPUTS * 4.0 * (causal ? (N + 1) / 2.0 : N));
+        expect_flops(get_row(json, 1), OUTPUTS * 4.0 * (causal ? WINDOW : 2 * WINDOW - 1));
+        expect_flops(get_row(json, 3), OUTPUTS * 2.0 * TAPS);
+        const cJSON *row = get_row(json, 2);
+        const double floats = 4.0 * OUTPUTS; /* q, k, v and out; k and v count for each query head */
+        expect_close(number(row, "gbytes") * number(row, "ms") * 1e6, 4 * floats);
+        const cJSON *options = get_object(row, "options");
+        assert_true(number(options, "aft_window") == WINDOW && number(options, "aft_factors") == i % 2 * 3);
+        assert_true(number(options, "conv_heads") == 3);
+        check_option_pair(options, "conv_filter", 1, TAPS);
+        check_option_pair(options, "grid", 0, 0);
+        cJSON_Delete(json);
+    }
+}
+
+/* Windows and filters wider than the tokens; heads of the convolution larger and smaller than those of the attention;
+ * fewer and more queries than keys; one query. */
+static void aft_edges_are_right(void **state)
+{
+    (void)state;
+    static const char *const lines[] = {
+        "--shape 1,4,2,9,9,6,6 --aft-window 40 --conv-heads 2",
+        "--shape 1,4,1,9,9,6,6 --aft-window 1 --conv-heads 24 --conv-filter 1",
+        "--shape 1,6,3,12,30,4,4 --causal --conv-heads 1 --conv-filter 4",
+        "--shape 1,6,3,30,12,4,4 --causal --aft-window 3 --conv-heads 3",
+        "--shape 2,8,2,1,50,4,4 --aft-factors 2",
+        "--shape 2,4,2,15,15,6,6 --conv-heads 8 --grid 3x5",
+        "--shape 1,4,2,15,15,6,6 --conv-heads 8 --grid 5x3 --conv-filter 3x1",
+    };
+    for (size_t i = 0; i < sizeof lines / sizeof lines[0]; ++i) {
+        char line[256];
+        snprintf(line, sizeof line, AFT_VARIANTS "--threads 1 %s", lines[i]);
+        cJSON *json = run_json(line);
+        check_rows(json, 4);
+        cJSON_Delete(json);
+    }
+}
+
+/* On a grid the filter has 11 x 11 taps where nothing else is asked. */
+static void aft_grid_has_its_own_filter(void **state)
+{
+    (void)state;
+    cJSON *json = run_json("--variants aft-conv --shape 1,2,2,15,15,8,8 --threads 1 --grid 3x5");
+    check_rows(json, 1);
+    const cJSON *row = get_row(json, 0), *options = get_object(row, "options");
+    check_option_pair(options, "conv_filter", 11, 11);
+    check_option_pair(options, "grid", 3, 5);
+    expect_flops(row, 2.0 * 15 * 16 * 11 * 11);
+    cJSON_Delete(json);
+}
+
+/* Rows of other variants say nothing of AFT, and lose no checked row to it. */
+static void softmax_beside_aft_stays_as_it_is(void **state)
+{
+    (void)state;
+    cJSON *json = run_json("--variants softmax,aft-simple --sample encoder --threads 1");
+    check_rows(json, 2);
+    assert_true(number(get_row(json, 0), "rows_checked") == 12 * 512);
+    assert_true(number(get_row(json, 1), "rows_checked") >= 64);
+    assert_null(cJSON_GetObjectItemCaseSensitive(get_object(get_row(json, 0), "options"), "aft_window"));
     cJSON_Delete(json);
 }
 
@@ -387,6 +496,175 @@ static void outputs_of_all_layouts_can_be_checked(void **state)
     outputs_can_be_checked("packed");
 }
 
+#define AFT_OUTPUTS                                                                                                    \
+    "--variants aft-full,aft-local,aft-conv --shape 1,4,2,7,7,6,6 --threads 1 --aft-window 3 --conv-heads 3 "          \
+    "--conv-filter 5 --out "
+
+enum { AFT_HEADS = 4, AFT_TOKENS = 7, AFT_D = 6, AFT_CHANNELS = AFT_HEADS * AFT_D, CONV_HEADS = 3 };
+
+/* Head h, token n, channel c of an array of `heads` heads that AFT_HEADS heads share. */
+static float shared_value(const npy_array *a, int64_t channel, int64_t n)
+{
+    const int64_t h = channel / AFT_D / (AFT_HEADS / a->shape[1]);
+    return a->data[(h * AFT_TOKENS + n) * AFT_D + channel % AFT_D];
+}
+
+/* All channels side by side: (1, 1, N, D'). */
+static void put_side_by_side(const npy_array *a, float *to)
+{
+    for (int64_t n = 0; n < AFT_TOKENS; ++n) {
+        for (int64_t c = 0; c < AFT_CHANNELS; ++c) {
+            to[n * AFT_CHANNELS + c] = shared_value(a, c, n);
+        }
+    }
+}
+
+/* What --out wrote against what the oracle makes of all channels. `expected` is (1, heads, N, D' / heads). */
+static void expect_aft_output(const char *path, const double *expected, int64_t heads)
+{
+    npy_array out = read_array(path);
+    const int64_t per_head = AFT_CHANNELS / heads;
+    for (int64_t c = 0; c < AFT_CHANNELS; ++c) {
+        for (int64_t n = 0; n < AFT_TOKENS; ++n) {
+            const double want = expected[(c / per_head * AFT_TOKENS + n) * per_head + c % per_head];
+            if (!(fabs(shared_value(&out, c, n) - want) < 1e-5)) {
+                fail_msg("%s: channel %d of token %d: %g expected", path, (int)c, (int)n, want);
+            }
+        }
+    }
+    npy_free(&out);
+}
+
+/* The oracle gets the parameters that were written and the channels side by side, put so here once more. aft-local runs
+ * with a band, the oracle with the matrix that the band is a part of. */
+static void check_aft_outputs(int causal)
+{
+    const program_result result =
+        program_run("", causal ? "--quick --causal " AFT_OUTPUTS "causal" : "--quick " AFT_OUTPUTS "plain");
+    program_expect(&result, 0, "");
+    assert_int_equal(chdir(causal ? "causal" : "plain"), 0);
+    npy_array files[] = {read_array("q.npy"), read_array("k.npy"), read_array("v.npy")};
+    static float data[3][AFT_TOKENS * AFT_CHANNELS], keys[CONV_HEADS * AFT_TOKENS];
+    static double expected[AFT_TOKENS * AFT_CHANNELS];
+    heed_tensor whole[3], heads[3];
+    for (int i = 0; i < 3; ++i) {
+        put_side_by_side(&files[i], data[i]);
+        whole[i] = heed_tensor_bhnd(data[i], HEED_FLOAT32, 1, 1, AFT_TOKENS, AFT_CHANNELS);
+        heads[i] = heed_tensor_bnhd(data[i], HEED_FLOAT32, 1, CONV_HEADS, AFT_TOKENS, AFT_CHANNELS / CONV_HEADS);
+        npy_free(&files[i]);
+    }
+
+    heed_mask mask = HEED_MASK_INIT;
+    mask.causal = causal;
+    heed_aft_options options = HEED_AFT_OPTIONS_INIT;
+    options.mask = &mask;
+    npy_array filter = read_array("aft.filter.npy");
+    assert_true(filter.rank == 2 && filter.shape[0] == CONV_HEADS && filter.shape[1] == 5);
+    const heed_tensor filter_view = heed_tensor_bhnd(filter.data, HEED_FLOAT32, 1, CONV_HEADS, 1, 5);
+    for (int h = 0; h < CONV_HEADS; ++h) {
+        for (int n = 0; n < AFT_TOKENS; ++n) {
+            keys[h * AFT_TOKENS + n] = data[1][n * AFT_CHANNELS + h * (AFT_CHANNELS / CONV_HEADS)];
+        }
+    }
+    const heed_tensor key_view = heed_tensor_bhnd(keys, HEED_FLOAT32, 1, CONV_HEADS, AFT_TOKENS, 1);
+    oracle_aft(ORACLE_AFT_CONV, &heads[0], &key_view, &heads[2], &filter_view, &options, expected, NULL);
+    expect_aft_output("aft-conv.npy", expected, CONV_HEADS);
+    npy_free(&filter);
+
+    npy_array w = read_array("aft.w.npy");
+    assert_true(w.rank == 2 && w.shape[0] == AFT_TOKENS && w.shape[1] == AFT_TOKENS);
+    const heed_tensor w_view = heed_tensor_bhnd(w.data, HEED_FLOAT32, 1, 1, AFT_TOKENS, AFT_TOKENS);
+    options.w = &w_view;
+    oracle_aft(ORACLE_AFT_FULL, &whole[0], &whole[1], &whole[2], NULL, &options, expected, NULL);
+    expect_aft_output("aft-full.npy", expected, 1);
+    options.window = 3;
+    oracle_aft(ORACLE_AFT_LOCAL, &whole[0], &whole[1], &whole[2], NULL, &options, expected, NULL);
+    expect_aft_output("aft-local.npy", expected, 1);
+    npy_free(&w);
+    assert_int_equal(chdir(".."), 0);
+}
+
+static void aft_outputs_can_be_checked(void **state)
+{
+    (void)state;
+    check_aft_outputs(0);
+    check_aft_outputs(1);
+}
+
+/* ---- Parameters of AFT from files -------------------------------------------------------------------------------- */
+
+/* The largest difference of two arrays of one shape. */
+static double find_difference(const char *path_a, const char *path_b)
+{
+    npy_array a = read_array(path_a), b = read_array(path_b);
+    assert_int_equal(a.rank, b.rank);
+    assert_memory_equal(a.shape, b.shape, (size_t)a.rank * sizeof a.shape[0]);
+    int64_t n = 1;
+    for (int i = 0; i < a.rank; ++i) {
+        n *= a.shape[i];
+    }
+    double largest = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        largest = fmax(largest, fabs((double)a.data[i] - b.data[i]));
+    }
+    npy_free(&a);
+    npy_free(&b);
+    return largest;
+}
+
+/* Runs the q, k and v of folder "first" with another seed, so that parameters by chance would be others, and compares
+ * its outputs with those of "first". `variants` separates names by commas. */
+static void expect_same_outputs(const char *variants, const char *arguments)
+{
+    char line[512], names[64];
+    snprintf(
+        line, sizeof line,
+        "--quick --threads 1 --seed 2 --q first/q.npy --k first/k.npy --v first/v.npy --out again --variants %s %s",
+        variants, arguments);
+    const program_result result = program_run("", line);
+    program_expect(&result, 0, "");
+    snprintf(names, sizeof names, "%s", variants);
+    const int read = strstr(arguments, "--params") != NULL;
+    for (const char *name = strtok(names, ","); name; name = strtok(NULL, ",")) {
+        char first[64], again[64];
+        snprintf(first, sizeof first, "first/%s.npy", name);
+        snprintf(again, sizeof again, "again/%s.npy", name);
+        const double difference = find_difference(first, again);
+        if ((difference == 0) != read) {
+            fail_msg("%s %s: outputs differ by %g", name, arguments, difference);
+        }
+    }
+}
+
+/* What --out wrote gives the same outputs again, and only with --params; a band of w serves aft-local as well as the
+ * matrix it is a part of. */
+static void aft_parameters_are_read(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *variants, *options;
+    } cases[] = {
+        {"aft-full,aft-local,aft-conv", "--aft-window 3 --conv-heads 3 --conv-filter 5"},
+        {"aft-full,aft-local", "--aft-window 3 --aft-factors 4"},
+        {"aft-local", "--aft-window 3"},
+        {"aft-local", "--aft-window 3 --causal"},
+        {"aft-conv", "--grid 3x5 --conv-heads 4 --conv-filter 1x3"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; ++i) {
+        char line[256];
+        snprintf(line, sizeof line, "--quick --threads 1 --shape 1,4,2,15,15,6,6 --out first --variants %s %s",
+                 cases[i].variants, cases[i].options);
+        const program_result result = program_run("", line);
+        program_expect(&result, 0, "");
+        expect_same_outputs(cases[i].variants, cases[i].options);
+        snprintf(line, sizeof line, "--params first %s", cases[i].options);
+        expect_same_outputs(cases[i].variants, line);
+        if (i == 0) {
+            expect_same_outputs("aft-local", "--params first --aft-window 3");
+        }
+    }
+}
+
 /* ---- Progress and charts ----------------------------------------------------------------------------------------- */
 
 static void progress_shows_on_a_terminal_only(void **state)
@@ -440,8 +718,14 @@ int main(void)
         cmocka_unit_test(heed_isa_decides_where_no_option_does),
         cmocka_unit_test(large_inputs_are_sampled),
         cmocka_unit_test(sweep_has_rows_for_every_n),
+        cmocka_unit_test(aft_rows_tell_what_they_did),
+        cmocka_unit_test(aft_edges_are_right),
+        cmocka_unit_test(aft_grid_has_its_own_filter),
+        cmocka_unit_test(softmax_beside_aft_stays_as_it_is),
         cmocka_unit_test(table_names_units_and_variants),
         cmocka_unit_test(outputs_of_all_layouts_can_be_checked),
+        cmocka_unit_test(aft_outputs_can_be_checked),
+        cmocka_unit_test(aft_parameters_are_read),
         cmocka_unit_test(progress_shows_on_a_terminal_only),
         cmocka_unit_test(charts_are_drawn),
     };
