@@ -261,6 +261,21 @@ void HEED_FN(gate_array)(float *out, const float *q, const float *x, int64_t n)
     }
 }
 
+void HEED_FN(stream_gate)(float *restrict out, const float *restrict q, const float *restrict x, int64_t n)
+{
+    int64_t i = 0;
+    for (; vf_can_stream(out) && i + VF_LANES <= n; i += VF_LANES) {
+        vf y = vf_load(x + i);
+        vf_stream(out + i, q ? vf_mul(sigmoid(vf_load(q + i)), y) : y);
+    }
+    for (; i < n; i += VF_LANES) {
+        int width = lanes_left(n - i);
+        store_gated(out + i, q ? q + i : q, vf_load_n(x + i, width), width);
+    }
+}
+
+void HEED_FN(stream_fence)(void) { vf_stream_fence(); }
+
 void HEED_FN(aft_row)(float *restrict out, const float *restrict q, const float *restrict state, int64_t n_channels)
 {
     vf zero = vf_zero();

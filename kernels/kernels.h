@@ -96,6 +96,9 @@ enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STA
  *                `stride` apart; gate as in aft_row. Returns a bit for each row whose den lies below AFT_SMALLEST_PROOF
  *                or whose num / den is not finite. Asks for out and q of as many rows behind these.
  * gate_array     out[i] = x[i] / (1 + e^-q[i]), sigmoid to 3 ulp, 0 where it is below 2^-126, any q; out may be x
+ * stream_gate    the same, x instead where q is NULL, out no part of either; where out is aligned to a vector it goes past
+ *                the caches, and other threads see it after this one's next stream_fence
+ * stream_fence   what stream_gate stored comes before what is stored from here on
  * blend_rows     out[i] = a[i] weight_a + b[i] weight_b; out may be a or b */
 #define HEED_KERNEL_LIST(X)                                                                                            \
     X(void, exp2_array, (const float *x, float *y, int64_t n))                                                         \
@@ -167,6 +170,8 @@ enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STA
       (float *restrict out, int64_t out_stride, const float *restrict q, int64_t q_stride, const float *restrict sums, \
        int64_t stride, int n_rows, int64_t n_channels))                                                                \
     X(void, gate_array, (float *out, const float *q, const float *x, int64_t n))                                       \
+    X(void, stream_gate, (float *restrict out, const float *restrict q, const float *restrict x, int64_t n))           \
+    X(void, stream_fence, (void))                                                                                      \
     X(void, blend_rows, (float *out, const float *a, float weight_a, const float *b, float weight_b, int64_t n))
 
 typedef struct heed_kernels {

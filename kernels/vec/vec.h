@@ -13,6 +13,7 @@
  * vf_load(p)  vf_store(p, x)          any alignment
  * vf_load_n(p, n)         lanes 0 .. n - 1 from p, the others 0; touches no other address; 0 <= n <= VF_LANES
  * vf_store_n(p, x, n)     stores lanes 0 .. n - 1 only
+ * vf_can_stream(p)  vf_stream(p, x)   a store past the caches, where the ISA has one for p; ordered by vf_stream_fence()
  * vf_load_bool_n(p, n)    1.0 where byte p[lane] is not 0, 0.0 where it is; lanes n and up 0.0
  * vf_add, vf_sub, vf_mul, vf_div      lane by lane
  * vf_fma(a, b, c)         a b + c, rounded once where the ISA has it (scalar: twice)

@@ -6,6 +6,10 @@
  * four times that on a second thread gains. */
 #define HEED_PARALLEL_MIN_FLOPS 2.0e6
 
+/* Outputs of so many floats go past the caches where they are written once, row by row: 16 MiB. Through the caches each
+ * line would be read first. */
+#define HEED_STREAM_FLOATS 4.0e6
+
 enum {
     /* Few query rows: the keys are cut into ranges whose results are merged: HEED_EVEN_RANGES of HEED_MIN_RANGE_KEYS
      * keys, then HEED_RANGES_PER_DOUBLING for each doubling, at most HEED_MAX_RANGES. Shorter ranges give more threads

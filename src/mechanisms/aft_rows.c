@@ -14,8 +14,9 @@
 #include <string.h>
 
 typedef struct row_scratch {
-    float *state; /* [AFT_STATE_ROWS][D] */
-    float *w;     /* [HEED_FOLD_KEYS] */
+    float *state;    /* [AFT_STATE_ROWS][D] */
+    float *w;        /* [HEED_FOLD_KEYS] */
+    float *quotient; /* [D]: a row before the gate */
 } row_scratch;
 
 static int64_t carve(row_scratch *s, char *memory, int64_t d)
@@ -23,6 +24,7 @@ static int64_t carve(row_scratch *s, char *memory, int64_t d)
     heed_arena arena = {memory, 0};
     s->state = heed_arena_take_floats(&arena, AFT_STATE_ROWS * d);
     s->w = heed_arena_take_floats(&arena, HEED_FOLD_KEYS);
+    s->quotient = heed_arena_take_floats(&arena, d);
     return arena.bytes;
 }
 
@@ -125,13 +127,17 @@ const float *heed_aft_query(const aft_plan *p, const aft_lane *x, int64_t i)
     return p->gate == HEED_GATE_SIGMOID ? heed_row(&p->q, x->b, x->h, i) + x->first : NULL;
 }
 
+static void store_lse(const aft_job *job, const aft_lane *x, int64_t i)
+{
+    float *lse = heed_aft_lse(job->plan, x, i);
+    for (int64_t c = 0; c < (lse ? job->plan->form == AFT_CONV ? 1 : x->n : 0); c++)
+        lse[c] = heed_aft_log_sum(x, c);
+}
+
 void heed_aft_store_row(const aft_job *job, const aft_lane *x, int64_t i)
 {
-    const aft_plan *p = job->plan;
-    float *lse = heed_aft_lse(p, x, i);
-    job->kernels->aft_row(heed_aft_out(p, x, i), heed_aft_query(p, x, i), x->state, x->n);
-    for (int64_t c = 0; c < (lse ? p->form == AFT_CONV ? 1 : x->n : 0); c++)
-        lse[c] = heed_aft_log_sum(x, c);
+    job->kernels->aft_row(heed_aft_out(job->plan, x, i), heed_aft_query(job->plan, x, i), x->state, x->n);
+    store_lse(job, x, i);
 }
 
 void heed_aft_store_nothing(const aft_job *job, const aft_lane *x, int64_t i)
@@ -158,6 +164,35 @@ void heed_aft_rows_task(void *argument, int64_t index, int worker)
     }
 }
 
+/* Whether so much output would only drive everything else from the caches. */
+static int is_long(const aft_plan *p)
+{
+    const int64_t *shape = p->out.shape;
+    return (double)(shape[0] * shape[1] * shape[2]) * (double)shape[3] >= HEED_STREAM_FLOATS;
+}
+
+/* Whether every channel has seen a key: those that have not are 0 whatever their gate. */
+static int sees_keys(const aft_lane *x)
+{
+    for (int64_t c = 0; c < x->n; c++) {
+        if (denominator(x, c) == 0.0f)
+            return 0;
+    }
+    return 1;
+}
+
+/* Row i, whose sums are those of the row before: x is their quotient. */
+static void repeat_row(const aft_job *job, const aft_lane *lane, int64_t i, const float *x, int stream)
+{
+    float *out = heed_aft_out(job->plan, lane, i);
+    const float *q = heed_aft_query(job->plan, lane, i);
+    if (stream || !q)
+        job->kernels->stream_gate(out, q, x, lane->n);
+    else
+        job->kernels->gate_array(out, q, x, lane->n);
+    store_lse(job, lane, i);
+}
+
 void heed_aft_scan_task(void *argument, int64_t index, int worker)
 {
     aft_job *job = argument;
@@ -165,17 +200,29 @@ void heed_aft_scan_task(void *argument, int64_t index, int worker)
     row_scratch s = slice_of(job, worker);
     aft_lane x = heed_aft_slice(job, index / job->parts, index % job->parts, HEED_AFT_CHANNELS, s.state);
     heed_key_range keys = {0, 0};
+    int repeats = 0, stream = is_long(p); /* repeats: s.quotient is the row before the gate */
     for (int64_t j = 0; j < HEED_FOLD_KEYS; j++)
         s.w[j] = 0.0f;
     heed_aft_reset(&x);
     for (int64_t i = 0; i < p->q.shape[2]; i++) {
-        int64_t end = heed_visible_range(&p->mask, x.b, i).end;
-        if (i == heed_query_length(&p->mask, x.b))
-            heed_aft_reset(&x); /* nobody from here on sees a key */
+        int64_t end = heed_visible_range(&p->mask, x.b, i).end, changes = i == 0 || keys.end < end;
+        if (i >= heed_query_length(&p->mask, x.b)) {
+            heed_aft_store_nothing(job, &x, i);
+            continue;
+        }
         while (keys.end < end) {
             keys = heed_next_block(keys, end, HEED_FOLD_KEYS);
             add_block(job, &x, keys, s.w);
         }
-        heed_aft_store_row(job, &x, i);
+        if (!changes && !repeats && sees_keys(&x)) {
+            job->kernels->aft_row(s.quotient, NULL, s.state, x.n);
+            repeats = 1;
+        }
+        repeats &= !changes;
+        if (repeats)
+            repeat_row(job, &x, i, s.quotient, stream);
+        else
+            heed_aft_store_row(job, &x, i);
     }
+    job->kernels->stream_fence();
 }
