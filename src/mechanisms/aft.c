@@ -49,16 +49,28 @@ static aft_way choose(const aft_plan *p, int n_threads)
                      4.0 * pairs};
 }
 
+/* Enough for every way that the form may take: mask and number of rows decide which, and have no say here. */
 int64_t heed_aft_worker_bytes(const aft_plan *p)
 {
-    return p->q.shape[3] > HEED_MAX_SCRATCH_CHANNELS ? INT64_MAX : choose(p, 1).bytes;
+    if (p->q.shape[3] > HEED_MAX_SCRATCH_CHANNELS || p->query_factors.shape[3] > HEED_MAX_SCRATCH_CHANNELS ||
+        p->filter.shape[3] > HEED_MAX_SCRATCH_CHANNELS)
+        return INT64_MAX;
+    int64_t bytes = heed_aft_rows_bytes(p);
+    if (p->form == AFT_FULL || p->form == AFT_LOCAL)
+        bytes = heed_larger(bytes, heed_aft_blocks_bytes(p));
+    if (p->form == AFT_LOCAL && p->window <= HEED_AFT_WIDEST_WINDOW)
+        bytes = heed_larger(bytes, heed_aft_window_bytes(p));
+    if (p->form == AFT_CONV && p->grid_width == 0)
+        bytes = heed_larger(bytes, heed_aft_conv_bytes(p));
+    return bytes;
 }
 
-int64_t heed_aft_default_bytes(int64_t d, int64_t n_factors)
+int64_t heed_aft_default_bytes(int64_t d, int64_t n_factors, int64_t n_taps)
 {
-    aft_plan p = {.q.shape = {1, 1, INT64_MAX, d}, .query_factors.shape[3] = n_factors};
-    p.window = HEED_AFT_WIDEST_WINDOW;
-    return heed_larger(heed_aft_rows_bytes(&p), heed_larger(heed_aft_blocks_bytes(&p), heed_aft_window_bytes(&p)));
+    aft_plan local = {.form = AFT_LOCAL, .q.shape[3] = d, .query_factors.shape[3] = n_factors};
+    aft_plan conv = {.form = AFT_CONV, .q.shape[3] = d, .filter.shape[3] = n_taps};
+    local.window = HEED_AFT_WIDEST_WINDOW;
+    return heed_larger(heed_aft_worker_bytes(&local), heed_aft_worker_bytes(&conv));
 }
 
 void heed_aft_run(heed_context *context, const aft_plan *p)
