@@ -173,13 +173,13 @@ static double find_bytes(const attention_input *input, oracle_aft_form form)
                             count_elements(options.key_factors) + (conv ? count_elements(&a->parameters.filter) : 0));
 }
 
-/* Each channel of a pair takes two passes over mask and bias and an exp: some 60 multiply-adds of the softmax oracle, and
- * 8 for each factor. A rough estimate does, as it decides how many rows are compared and nothing else. */
+/* Each channel of a pair takes as long as some 4 multiply-adds of the softmax oracle, each factor 3, and mask and bias 8.
+ * A rough estimate does, as it decides how many rows are compared and nothing else. */
 static double find_reference_cost(const attention_input *input, oracle_aft_form form)
 {
     const int has_factors = form == ORACLE_AFT_FULL || form == ORACLE_AFT_LOCAL;
     const double n_factors = has_factors ? (double)input->settings.aft.n_factors : 0;
-    return (double)input->shape.n_keys * (double)input->shape.n_channels * (60 + 8 * n_factors);
+    return (double)input->shape.n_keys * (4 * (double)input->shape.n_channels + 3 * n_factors + 8);
 }
 
 /* ---- The four --------------------------------------------------------------------------------------------------- */
