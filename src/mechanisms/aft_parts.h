@@ -43,6 +43,9 @@ const float *heed_aft_query(const aft_plan *plan, const aft_lane *lane, int64_t 
 /* No key added yet. */
 void heed_aft_reset(const aft_lane *lane);
 
+/* The first part of a range, or the last one where not `forward`, that no multiple of HEED_FOLD_KEYS cuts. */
+heed_key_range heed_aft_next_part(heed_key_range keys, int forward);
+
 /* What aft_join made of a state is a state again. */
 void heed_aft_load_state(const aft_lane *lane, const float *rows, int64_t stride);
 

@@ -140,11 +140,7 @@ static void add_outside(window_walk *g, outside_sums *o, heed_key_range keys, in
     const heed_kernels *kernels = g->job->kernels;
     const aft_plan *p = g->job->plan;
     while (!heed_range_is_empty(keys)) {
-        heed_key_range part = keys;
-        if (forward)
-            part.end = heed_smaller(keys.end, (keys.begin / HEED_FOLD_KEYS + 1) * HEED_FOLD_KEYS);
-        else
-            part.begin = heed_larger(keys.begin, (keys.end - 1) / HEED_FOLD_KEYS * HEED_FOLD_KEYS);
+        heed_key_range part = heed_aft_next_part(keys, forward);
         int64_t from = forward ? part.begin : part.end - 1, sign = forward ? 1 : -1;
         int in_ring = part.begin >= g->held.begin && part.end <= heed_smaller(g->held.end, ring_end(g, part.begin));
         if (o->level && in_ring && part.end <= g->clean_end) {
