@@ -4,8 +4,8 @@
  * equation 5), or a filter over the distance, with one key for all channels of a head (conv, equation 6, written as
  * equation 2: the sum over all keys plus the window's exp(w) - 1 would cancel where w is negative).
  *
- * aft_rows.c goes key by key, aft_blocks.c over blocks of keys as matrix products, aft_window.c likewise over windows,
- * with one state for all that lies outside; here one is chosen. */
+ * aft_rows.c goes key by key, aft_blocks.c over blocks of keys as matrix products; aft_window.c, aft_conv.c and aft_grid.c
+ * likewise over windows, with one set of sums for all that lies outside; here one is chosen. */
 #include "core/scratch.h"
 #include "core/sizes.h"
 #include "core/tensor.h"
@@ -39,6 +39,9 @@ static aft_way choose(const aft_plan *p, int n_threads)
     if (p->form == AFT_CONV && see_alike && (p->mask.right < 0 || p->mask.mask.causal) && p->grid_width == 0)
         return (aft_way){"aft-conv", heed_aft_conv_task, heed_aft_conv_bytes(p), heed_aft_conv_heads(p, n_threads),
                          heed_divide_up(d, HEED_AFT_SLICE), 2.0 * rows * (double)p->filter.shape[3]};
+    if (p->form == AFT_CONV && see_first && p->mask.right < 0 && p->grid_width >= AFT_PARKED_ROWS)
+        return (aft_way){"aft-grid", heed_aft_grid_task, heed_aft_grid_bytes(p), 1, heed_aft_grid_parts(p),
+                         2.0 * rows * (double)p->filter.shape[2] * (double)p->filter.shape[3]};
     if (p->form == AFT_CONV || n_queries < HEED_AFT_FEW_ROWS || !see_first)
         return (aft_way){"aft-rows", heed_aft_rows_task, heed_aft_rows_bytes(p), 1,
                          heed_divide_up(n_queries, HEED_AFT_ROWS), EXP_FLOPS * pairs};

@@ -8,9 +8,6 @@
 #include "core/scratch.h"
 #include "mechanisms/aft_parts.h"
 
-/* Rows of output that sums wait in until these rows are written: num, den and the reference begin a row each. */
-enum { AFT_PARKED_ROWS = 3 };
-
 /* Of the keys since the last fold, and all before, against exp(reference). */
 typedef struct aft_head_sums {
     float reference;

@@ -16,6 +16,9 @@ typedef struct aft_job {
     atomic_llong exact_recomputations;
 } aft_job;
 
+/* Sums wait in rows of output until these are written: num, den and the reference begin a row each. */
+enum { AFT_PARKED_ROWS = 3 };
+
 /* ---- aft_bias.c ---- */
 
 /* The keys within the window of query i, or of a filter of one dimension, whether they exist or not. */
@@ -118,5 +121,13 @@ int64_t heed_aft_window_bytes(const aft_plan *plan);
 void heed_aft_conv_task(void *job, int64_t index, int worker);
 int64_t heed_aft_conv_heads(const aft_plan *plan, int n_threads);
 int64_t heed_aft_conv_bytes(const aft_plan *plan);
+
+/* ---- aft_grid.c ---- */
+
+/* Tasks: slices of channels of a head, all rows. Filters of two dimensions, where each row sees all keys; the grid is
+ * AFT_PARKED_ROWS wide or more. */
+void heed_aft_grid_task(void *job, int64_t index, int worker);
+int64_t heed_aft_grid_parts(const aft_plan *plan);
+int64_t heed_aft_grid_bytes(const aft_plan *plan);
 
 #endif
