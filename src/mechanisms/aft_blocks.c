@@ -253,7 +253,8 @@ static void start_group(const aft_job *job, int64_t index, const block_scratch *
     }
     for (int64_t c = 0; c < g->x.n; c++)
         s->reference[c] = -INFINITY;
-    memset(s->sums, 0, (size_t)panel_floats(g->x.n, HEED_AFT_GROUP_ROWS) * sizeof *s->sums);
+    for (int64_t c = 0; c < g->x.n; c += AFT_PANEL)
+        memset(panel_of(s->sums, c, HEED_AFT_GROUP_ROWS), 0, (size_t)(g->n_rows * PANEL_ROW) * sizeof *s->sums);
 }
 
 void heed_aft_blocks_task(void *argument, int64_t index, int worker)

@@ -64,21 +64,22 @@ static int64_t carve(conv_scratch *s, char *memory, const aft_plan *p)
 {
     heed_arena arena = {memory, 0};
     int64_t n_keys = p->filter.shape[3] - 1 + GROUP_ROWS, n = heed_smaller(p->q.shape[3], HEED_AFT_SLICE);
+    int64_t row = heed_aft_head_row(n);
     for (int h = 0; h < HEED_AFT_CONV_HEADS; h++) {
         s->own[h].taps = heed_arena_take_floats(&arena, count_tile_keys(p) * TILE_ROWS);
         s->own[h].k = heed_arena_take_floats(&arena, n_keys);
         s->own[h].e = heed_arena_take_floats(&arena, n_keys);
-        s->own[h].prefix = heed_arena_take_floats(&arena, 2 * (n + 1));
-        s->own[h].suffix = heed_arena_take_floats(&arena, 2 * (n + 1));
+        s->own[h].prefix = heed_arena_take_floats(&arena, 2 * row);
+        s->own[h].suffix = heed_arena_take_floats(&arena, 2 * row);
         s->own[h].tail = heed_arena_take_floats(&arena, AFT_PARKED_ROWS * n);
     }
     heed_aft_head_carve(&s->head, &arena, n);
     s->p = heed_arena_take_floats(&arena, count_tile_keys(p) * TILE_ROWS);
     s->ones = heed_arena_take_floats(&arena, TILE_ROWS);
-    s->rows = heed_arena_take_floats(&arena, TILE_ROWS * (n + 1));
-    s->before = heed_arena_take_floats(&arena, n + 1);
+    s->rows = heed_arena_take_floats(&arena, TILE_ROWS * row);
+    s->before = heed_arena_take_floats(&arena, row);
     for (int t = 0; t < GROUP_TILES; t++)
-        s->behind[t] = heed_arena_take_floats(&arena, n + 1);
+        s->behind[t] = heed_arena_take_floats(&arena, row);
     s->w = heed_arena_take_floats(&arena, HEED_FOLD_KEYS);
     return arena.bytes;
 }
@@ -305,7 +306,7 @@ static conv_walk start_head(aft_job *job, conv_scratch *s, own_scratch *own, int
     conv_walk g = {.h = s->head, .s = s, .own = own, .causal = p->mask.mask.causal};
     g.h.job = job;
     g.h.x = heed_aft_slice(job, head, slice, HEED_AFT_SLICE, s->head.x.state);
-    g.h.row = g.h.x.n + 1;
+    g.h.row = heed_aft_head_row(g.h.x.n);
     g.h.reference = -INFINITY;
     g.h.held_k = own->k;
     g.h.held_e = own->e;

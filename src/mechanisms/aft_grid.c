@@ -49,7 +49,7 @@ static int64_t count_tile_columns(const aft_plan *p) { return p->filter.shape[3]
 static int64_t carve(aft_head *h, grid_scratch *s, char *memory, const aft_plan *p)
 {
     heed_arena arena = {memory, 0};
-    int64_t n = heed_smaller(p->q.shape[3], HEED_AFT_GRID_SLICE), row = n + 1, width = p->grid_width;
+    int64_t n = heed_smaller(p->q.shape[3], HEED_AFT_GRID_SLICE), row = heed_aft_head_row(n), width = p->grid_width;
     int64_t band = width * p->filter.shape[2], taps = count_tile_columns(p) * p->filter.shape[2] * TILE_COLUMNS;
     heed_aft_head_carve(h, &arena, n);
     s->filter = heed_arena_take_floats(&arena, taps);
@@ -281,7 +281,7 @@ static grid_walk start_walk(aft_job *job, int64_t index, int worker)
     carve(&g.h, &g.s, heed_scratch_slice(job->context, worker), p);
     g.h.job = job;
     g.h.x = heed_aft_slice(job, index / job->parts, index % job->parts, HEED_AFT_GRID_SLICE, g.h.x.state);
-    g.h.row = g.h.x.n + 1;
+    g.h.row = heed_aft_head_row(g.h.x.n);
     g.filter_rows = p->filter.shape[2];
     g.filter_columns = p->filter.shape[3];
     g.length = heed_query_length(&p->mask, g.h.x.b);

@@ -1,7 +1,6 @@
 /* What AFT-conv does for a head whose channels share one key: weights are numbers, values stay in place. */
 #include "mechanisms/aft_head.h"
 
-#include "core/sizes.h"
 #include "core/tensor.h"
 #include "core/tuning.h"
 
@@ -200,7 +199,7 @@ void heed_aft_head_carve(aft_head *h, heed_arena *arena, int64_t n)
     *h = (aft_head){0};
     h->k = heed_arena_take_floats(arena, HEED_FOLD_KEYS);
     h->e = heed_arena_take_floats(arena, HEED_FOLD_KEYS);
-    h->total = heed_arena_take_floats(arena, n + 1);
+    h->total = heed_arena_take_floats(arena, heed_aft_head_row(n));
     for (int i = 0; i < 2; i++)
         h->spread[i] = heed_arena_take_floats(arena, AFT_PARKED_ROWS * n);
     h->x.state = heed_arena_take_floats(arena, AFT_STATE_ROWS * n);

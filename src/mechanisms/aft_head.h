@@ -6,7 +6,11 @@
 #define HEED_MECHANISMS_AFT_HEAD_H
 
 #include "core/scratch.h"
+#include "core/sizes.h"
 #include "mechanisms/aft_parts.h"
+
+/* Floats of a row of sums for n channels: num, den, and what fills the last line of the cache. */
+static inline int64_t heed_aft_head_row(int64_t n) { return heed_divide_up(n + 1, 16) * 16; }
 
 /* Of the keys since the last fold, and all before, against exp(reference). */
 typedef struct aft_head_sums {
@@ -23,7 +27,7 @@ typedef struct aft_outside {
 typedef struct aft_head {
     aft_job *job;
     aft_lane x;             /* the state: of a row computed again */
-    int64_t row;            /* floats of a row of sums */
+    int64_t row;            /* heed_aft_head_row() */
     float m;                /* the largest w, that of keys outside the filter, 0, among them */
     float reference;        /* r: weights are exp(k - r) */
     heed_key_range held;    /* keys whose k and exp(k - r) are at hand */
