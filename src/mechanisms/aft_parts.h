@@ -19,6 +19,12 @@ typedef struct aft_job {
 /* Sums wait in rows of output until these are written: num, den and the reference begin a row each. */
 enum { AFT_PARKED_ROWS = 3 };
 
+/* The channels [first, first + n) of a head, and the state of one query over the keys added so far. */
+typedef struct aft_lane {
+    int64_t b, h, first, n;
+    float *state; /* [AFT_STATE_ROWS][n] */
+} aft_lane;
+
 /* ---- aft_bias.c ---- */
 
 /* The keys within the window of query i, or of a filter of one dimension, whether they exist or not. */
@@ -27,13 +33,19 @@ heed_key_range heed_aft_window(const aft_plan *plan, int64_t b, int64_t i);
 /* w of query i and keys [begin, end); -inf for a key that the boolean mask hides. */
 void heed_aft_bias(const aft_plan *plan, int64_t b, int64_t h, int64_t i, heed_key_range keys, float *w);
 
-/* ---- aft_rows.c ---- */
+/* Factors of many keys, transposed (pack_tile): scratch for n_keys of them; packs those of `keys`. */
+int64_t heed_aft_packed_floats(const aft_plan *plan, int64_t n_keys);
+void heed_aft_pack_factors(const aft_job *job, const aft_lane *lane, heed_key_range keys, float *packed);
 
-/* The channels [first, first + n) of a head, and the state of one query over the keys added so far. */
-typedef struct aft_lane {
-    int64_t b, h, first, n;
-    float *state; /* [AFT_STATE_ROWS][n] */
-} aft_lane;
+/* u.v of queries [first, first + n_rows) and `keys` into rows of w, from factors packed from key `origin` on: rows of u
+ * are the weights that mix the transposed rows of v. */
+void heed_aft_factored_bias(const aft_job *job, const aft_lane *lane, int64_t first, int n_rows, heed_key_range keys,
+                            const float *packed, int64_t origin, float *w, int64_t stride);
+
+/* 0 for those of the keys that lie outside the window of query i. */
+void heed_aft_cut_window(const aft_plan *plan, int64_t b, int64_t i, heed_key_range keys, float *w);
+
+/* ---- aft_rows.c ---- */
 
 /* Slice `index` of `channels` channels of head `head`, counted over the batch. */
 aft_lane heed_aft_slice(const aft_job *job, int64_t head, int64_t index, int64_t channels, float *state);

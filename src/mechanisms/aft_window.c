@@ -32,6 +32,7 @@ typedef struct window_scratch {
     float *prefix, *suffix;    /* states [AFT_STATE_ROWS][d] */
     float *outside[GROUP_TILES]; /* rows ref, num, den [d]: prefix and suffix of a tile */
     float *state; /* of a row computed again */
+    float *key_factors;
     float *tail;  /* rows ref, num, den [d]: the suffix of a last group of fewer rows */
     float *ones, *zeros;
 } window_scratch;
@@ -84,6 +85,7 @@ static int64_t carve(window_scratch *s, char *memory, const aft_plan *p)
     for (int t = 0; t < GROUP_TILES; t++)
         s->outside[t] = heed_arena_take_floats(&arena, OUTSIDE_ROWS * d);
     s->state = heed_arena_take_floats(&arena, AFT_STATE_ROWS * d);
+    s->key_factors = heed_arena_take_floats(&arena, heed_aft_packed_floats(p, union_keys(p)));
     s->tail = heed_arena_take_floats(&arena, OUTSIDE_ROWS * d);
     s->ones = heed_arena_take_floats(&arena, HEED_AFT_TILE_ROWS);
     s->zeros = heed_arena_take_floats(&arena, HEED_FOLD_KEYS);
@@ -291,13 +293,19 @@ static float *weights_row(const window_walk *g, int r) { return g->s.p + r * g->
 static void weigh_rows(window_walk *g, const window_tile *tile)
 {
     const aft_plan *p = g->job->plan;
+    if (p->query_factors.data)
+        heed_aft_factored_bias(g->job, &g->x, g->first + tile->first, tile->n_rows, tile->keys, g->s.key_factors,
+                               g->tiles[0].keys.begin, weights_row(g, tile->first), g->union_keys);
     for (int r = tile->first; r < tile->first + tile->n_rows; r++) {
         heed_key_range own = heed_range_common(g->sees[r], tile->keys);
         int64_t n_seen = heed_larger(own.end - own.begin, 0), n_keys = tile->keys.end - tile->keys.begin;
         float *row = weights_row(g, r);
         g->rescale[r] = 1.0f;
         if (n_seen > 0) {
-            heed_aft_bias(p, g->x.b, g->x.h, g->first + r, own, row);
+            if (p->query_factors.data)
+                heed_aft_cut_window(p, g->x.b, g->first + r, own, row);
+            else
+                heed_aft_bias(p, g->x.b, g->x.h, g->first + r, own, row);
             g->job->kernels->softmax_row(row, row, row, (int)n_seen, &g->m[r], &g->rescale[r]);
         }
         memset(row + n_seen, 0, (size_t)(n_keys - n_seen) * sizeof *row);
@@ -349,6 +357,10 @@ static void walk(window_walk *g)
 {
     for (int64_t first = 0; first < g->length; first += g->n_rows) {
         start_group(g, first);
+        if (g->job->plan->query_factors.data)
+            heed_aft_pack_factors(g->job, &g->x,
+                                  (heed_key_range){g->tiles[0].keys.begin, g->tiles[g->n_tiles - 1].keys.end},
+                                  g->s.key_factors);
         if (!g->causal)
             add_suffixes(g);
         for (int t = 0; t < g->n_tiles; t++) {
