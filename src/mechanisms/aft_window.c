@@ -289,27 +289,54 @@ static void start_tile(window_walk *g, int t)
 
 static float *weights_row(const window_walk *g, int r) { return g->s.p + r * g->union_keys; }
 
-/* exp(w - m) of the rows of a tile. */
-static void weigh_rows(window_walk *g, const window_tile *tile)
+/* w of row r and keys of its window: in a matrix, in a band, or from factors in `row`, which begins with key `origin`. */
+static const float *bias_row(const window_walk *g, int r, heed_key_range keys, const float *row, int64_t origin)
 {
     const aft_plan *p = g->job->plan;
-    if (p->query_factors.data)
+    int64_t i = g->first + r;
+    if (p->banded)
+        return heed_row(&p->w, g->x.b, g->x.h, i) + (keys.begin - heed_aft_window(p, g->x.b, i).begin);
+    return p->w.data ? heed_row(&p->w, g->x.b, g->x.h, i) + keys.begin : row + (keys.begin - origin);
+}
+
+static void fill(float *row, int64_t begin, int64_t end, float x)
+{
+    for (int64_t j = begin; j < end; j++)
+        row[j] = x;
+}
+
+/* exp(w - m) of row r over the keys of its tile: those of its window by w, the others all alike, zeros behind what it
+ * sees. */
+static void weigh_row(window_walk *g, const window_tile *tile, int r)
+{
+    const aft_plan *p = g->job->plan;
+    heed_key_range own = heed_range_common(g->sees[r], tile->keys);
+    heed_key_range inside = heed_range_common(own, heed_aft_window(p, g->x.b, g->first + r));
+    int64_t origin = tile->keys.begin, n_seen = heed_larger(own.end - own.begin, 0);
+    float *row = weights_row(g, r);
+    if (heed_range_is_empty(inside) || !(p->w.data || p->query_factors.data))
+        inside = (heed_key_range){own.begin, own.begin};
+    int64_t begin = inside.begin - origin, end = inside.end - origin;
+    g->rescale[r] = 1.0f;
+    if (n_seen > end - begin)
+        g->m[r] = 0.0f;
+    if (end > begin) {
+        const float *w = bias_row(g, r, inside, row, origin);
+        const float *ahead = w == row + begin ? w : bias_row(g, r + (r + 1 < g->n_rows), inside, row, origin);
+        g->job->kernels->softmax_row(row + begin, w, ahead, (int)(end - begin), &g->m[r], &g->rescale[r]);
+    }
+    fill(row, 0, begin, g->rescale[r]); /* e^(0 - m): m was 0 before, if there are any */
+    fill(row, end, n_seen, g->rescale[r]);
+    fill(row, n_seen, tile->keys.end - origin, 0.0f);
+}
+
+static void weigh_rows(window_walk *g, const window_tile *tile)
+{
+    if (g->job->plan->query_factors.data)
         heed_aft_factored_bias(g->job, &g->x, g->first + tile->first, tile->n_rows, tile->keys, g->s.key_factors,
                                g->tiles[0].keys.begin, weights_row(g, tile->first), g->union_keys);
-    for (int r = tile->first; r < tile->first + tile->n_rows; r++) {
-        heed_key_range own = heed_range_common(g->sees[r], tile->keys);
-        int64_t n_seen = heed_larger(own.end - own.begin, 0), n_keys = tile->keys.end - tile->keys.begin;
-        float *row = weights_row(g, r);
-        g->rescale[r] = 1.0f;
-        if (n_seen > 0) {
-            if (p->query_factors.data)
-                heed_aft_cut_window(p, g->x.b, g->first + r, own, row);
-            else
-                heed_aft_bias(p, g->x.b, g->x.h, g->first + r, own, row);
-            g->job->kernels->softmax_row(row, row, row, (int)n_seen, &g->m[r], &g->rescale[r]);
-        }
-        memset(row + n_seen, 0, (size_t)(n_keys - n_seen) * sizeof *row);
-    }
+    for (int r = tile->first; r < tile->first + tile->n_rows; r++)
+        weigh_row(g, tile, r);
 }
 
 /* Blocks of keys, so that one stays in L1 while all tiles take it through. */
