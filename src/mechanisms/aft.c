@@ -34,19 +34,33 @@ static aft_way choose(const aft_plan *p, int n_threads)
     double rows = (double)(p->q.shape[0] * p->q.shape[1] * n_queries) * (double)d, pairs = rows * (double)p->k.shape[2];
     int see_first = sees_first_keys(p), see_alike = see_first && p->mask.right <= 0;
     if (p->form == AFT_SIMPLE && see_first)
-        return (aft_way){"aft-scan", heed_aft_scan_task, heed_aft_rows_bytes(p), 1,
-                         heed_divide_up(d, HEED_AFT_CHANNELS), 2.0 * EXP_FLOPS * rows};
+        return (aft_way){"aft-scan",
+                         heed_aft_scan_task,
+                         heed_aft_rows_bytes(p),
+                         1,
+                         heed_divide_up(d, HEED_AFT_CHANNELS),
+                         2.0 * EXP_FLOPS * rows};
     if (p->form == AFT_CONV && see_alike && (p->mask.right < 0 || p->mask.mask.causal) && p->grid_width == 0)
-        return (aft_way){"aft-conv", heed_aft_conv_task, heed_aft_conv_bytes(p), heed_aft_conv_heads(p, n_threads),
-                         heed_divide_up(d, HEED_AFT_SLICE), 2.0 * rows * (double)p->filter.shape[3]};
+        return (aft_way){"aft-conv",
+                         heed_aft_conv_task,
+                         heed_aft_conv_bytes(p),
+                         heed_aft_conv_heads(p, n_threads),
+                         heed_divide_up(d, HEED_AFT_SLICE),
+                         2.0 * rows * (double)p->filter.shape[3]};
     if (p->form == AFT_CONV && see_first && p->mask.right < 0 && p->grid_width >= AFT_PARKED_ROWS)
-        return (aft_way){"aft-grid", heed_aft_grid_task, heed_aft_grid_bytes(p), 1, heed_aft_grid_parts(p),
-                         2.0 * rows * (double)p->filter.shape[2] * (double)p->filter.shape[3]};
+        return (aft_way){
+            "aft-grid", heed_aft_grid_task,     heed_aft_grid_bytes(p),
+            1,          heed_aft_grid_parts(p), 2.0 * rows * (double)p->filter.shape[2] * (double)p->filter.shape[3]};
     if (p->form == AFT_CONV || n_queries < HEED_AFT_FEW_ROWS || !see_first)
-        return (aft_way){"aft-rows", heed_aft_rows_task, heed_aft_rows_bytes(p), 1,
-                         heed_divide_up(n_queries, HEED_AFT_ROWS), EXP_FLOPS * pairs};
+        return (aft_way){
+            "aft-rows",       heed_aft_rows_task, heed_aft_rows_bytes(p), 1, heed_divide_up(n_queries, HEED_AFT_ROWS),
+            EXP_FLOPS * pairs};
     if (p->form == AFT_LOCAL && see_alike && p->window <= HEED_AFT_WIDEST_WINDOW)
-        return (aft_way){"aft-window", heed_aft_window_task, heed_aft_window_bytes(p), 1, heed_aft_window_parts(p),
+        return (aft_way){"aft-window",
+                         heed_aft_window_task,
+                         heed_aft_window_bytes(p),
+                         1,
+                         heed_aft_window_parts(p),
                          8.0 * rows * (double)p->window};
     return (aft_way){"aft-blocks", heed_aft_blocks_task, heed_aft_blocks_bytes(p), 1, heed_aft_blocks_parts(p),
                      4.0 * pairs};

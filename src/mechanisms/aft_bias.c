@@ -124,9 +124,9 @@ void heed_aft_factored_bias(const aft_job *job, const aft_lane *x, int64_t first
         const float *tile = packed + (j - origin - lane) * n_factors + lane;
         end = heed_smaller(keys.end, j - lane + lanes);
         for (int64_t c = 0; c < n_factors; c += HEED_AFT_FACTORS)
-            job->kernels->mix_rows(w + (j - keys.begin), stride, ones, heed_row(u, x->b, x->h, first) + c, u->stride[2], 1,
-                                   tile + c * lanes, lanes, (int)heed_smaller(HEED_AFT_FACTORS, n_factors - c), n_rows,
-                                   end - j);
+            job->kernels->mix_rows(w + (j - keys.begin), stride, ones, heed_row(u, x->b, x->h, first) + c, u->stride[2],
+                                   1, tile + c * lanes, lanes, (int)heed_smaller(HEED_AFT_FACTORS, n_factors - c),
+                                   n_rows, end - j);
     }
 }
 

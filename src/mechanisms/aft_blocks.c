@@ -65,10 +65,7 @@ int64_t heed_aft_blocks_bytes(const aft_plan *p)
     return carve(&s, NULL, p);
 }
 
-static float *panel_of(float *panels, int64_t c, int64_t n_rows)
-{
-    return panels + c / AFT_PANEL * n_rows * PANEL_ROW;
-}
+static float *panel_of(float *panels, int64_t c, int64_t n_rows) { return panels + c / AFT_PANEL * n_rows * PANEL_ROW; }
 
 static int64_t panel_width(const row_group *g, int64_t c) { return heed_smaller(AFT_PANEL, g->x.n - c); }
 
@@ -92,7 +89,8 @@ static void weigh_rows(const aft_job *job, row_group *g, heed_key_range block, c
 {
     if (job->plan->query_factors.data) {
         heed_aft_pack_factors(job, &g->x, block, s->key_factors);
-        heed_aft_factored_bias(job, &g->x, g->first, g->n_rows, block, s->key_factors, block.begin, s->p, HEED_BLOCK_KEYS);
+        heed_aft_factored_bias(job, &g->x, g->first, g->n_rows, block, s->key_factors, block.begin, s->p,
+                               HEED_BLOCK_KEYS);
     }
     for (int r = 0; r < g->n_rows; r++) {
         heed_key_range own = heed_range_common(g->sees[r], block);
@@ -149,8 +147,8 @@ static void add_block(const aft_job *job, row_group *g, heed_key_range block, co
         for (const row_tile *t = tiles; t < tiles + n_tiles; t++) {
             if (t->n_keys > 0)
                 job->kernels->mix_rows(sums + (int64_t)t->first * PANEL_ROW, PANEL_ROW, g->rescale + t->first,
-                                       s->p + (int64_t)t->first * HEED_BLOCK_KEYS, HEED_BLOCK_KEYS, 1, weighed, PANEL_ROW,
-                                       t->n_keys, t->n_rows, 2 * panel_width(g, c));
+                                       s->p + (int64_t)t->first * HEED_BLOCK_KEYS, HEED_BLOCK_KEYS, 1, weighed,
+                                       PANEL_ROW, t->n_keys, t->n_rows, 2 * panel_width(g, c));
         }
     }
 }

@@ -50,8 +50,8 @@ typedef struct conv_walk {
     aft_head_sums prefix, suffix;
     int causal, has_hidden_tap;
     int64_t length, n_keys; /* rows and keys that count */
-    int64_t prefix_end;     /* keys before this one are in the prefix; while suffixes are parked, from here on in those */
-    int64_t first;          /* the group */
+    int64_t prefix_end; /* keys before this one are in the prefix; while suffixes are parked, from here on in those */
+    int64_t first;      /* the group */
     int n_rows, n_tiles;
     conv_tile tiles[GROUP_TILES];
 } conv_walk;
@@ -213,7 +213,8 @@ static void mix(const conv_walk *g, const conv_tile *t)
         int n = (int)(run.end - run.begin);
         kernels->tap_rows(g->s->p + place, g->s->rows + g->h.x.n, g->h.row, taps + place, e + run.begin, n, TILE_ROWS);
         kernels->mix_rows(g->s->rows, g->h.row, g->s->ones, g->s->p + place, 1, TILE_ROWS,
-                          heed_aft_head_value(&g->h, t->keys.begin + run.begin), p->v.stride[2], n, t->n_rows, g->h.x.n);
+                          heed_aft_head_value(&g->h, t->keys.begin + run.begin), p->v.stride[2], n, t->n_rows,
+                          g->h.x.n);
     }
 }
 

@@ -19,18 +19,18 @@
 enum { TILE_COLUMNS = HEED_AFT_TILE_ROWS };
 
 typedef struct grid_scratch {
-    float *filter;             /* exp(w - m): [filter rows][tile columns][TILE_COLUMNS] */
-    float *taps;               /* the same as the band of a row lies: [tile columns][filter rows][TILE_COLUMNS] */
-    float *p;                  /* taps times e */
-    float *e, *v;              /* the band: [columns][filter rows], and [n] for each */
-    float *columns;            /* sums of the band's columns: [columns][row] */
-    float *right;              /* sums of the columns right of each tile: [tiles][row] */
-    float *rows;               /* sums [TILE_COLUMNS][row] */
-    float *before, *behind;    /* [row]: prefix and suffix */
-    float *prefix, *suffix;    /* sums [2][row] */
-    float *left;               /* sums [2][row]: columns left of a tile, or while `right` is made, right of it */
-    float *tail;               /* [AFT_PARKED_ROWS][n]: for a last row of fewer tokens */
-    float *ones, *w;           /* [TILE_COLUMNS], [HEED_FOLD_KEYS] */
+    float *filter;          /* exp(w - m): [filter rows][tile columns][TILE_COLUMNS] */
+    float *taps;            /* the same as the band of a row lies: [tile columns][filter rows][TILE_COLUMNS] */
+    float *p;               /* taps times e */
+    float *e, *v;           /* the band: [columns][filter rows], and [n] for each */
+    float *columns;         /* sums of the band's columns: [columns][row] */
+    float *right;           /* sums of the columns right of each tile: [tiles][row] */
+    float *rows;            /* sums [TILE_COLUMNS][row] */
+    float *before, *behind; /* [row]: prefix and suffix */
+    float *prefix, *suffix; /* sums [2][row] */
+    float *left;            /* sums [2][row]: columns left of a tile, or while `right` is made, right of it */
+    float *tail;            /* [AFT_PARKED_ROWS][n]: for a last row of fewer tokens */
+    float *ones, *w;        /* [TILE_COLUMNS], [HEED_FOLD_KEYS] */
 } grid_scratch;
 
 typedef struct grid_walk {
@@ -154,8 +154,7 @@ static void sum_columns(const grid_walk *g)
 static heed_key_range window_of(const grid_walk *g, int64_t tile)
 {
     int64_t begin = tile * TILE_COLUMNS - (g->filter_columns - 1) / 2;
-    return (heed_key_range){heed_larger(begin, 0),
-                            heed_smaller(begin + count_tile_columns(g->h.job->plan), g->width)};
+    return (heed_key_range){heed_larger(begin, 0), heed_smaller(begin + count_tile_columns(g->h.job->plan), g->width)};
 }
 
 static void add_column(const grid_walk *g, aft_head_sums *o, int64_t column)
@@ -200,7 +199,8 @@ static void mix_tile(const grid_walk *g, int64_t tile, int n_rows)
     for (int64_t column = window.begin; column < window.end; column += together) {
         int n_keys = (int)((heed_smaller(column + together, window.end) - column) * g->filter_rows);
         int64_t at = column * g->filter_rows, tap = (column - first) * g->filter_rows * TILE_COLUMNS;
-        g->h.job->kernels->tap_rows(g->s.p, g->s.rows + n, g->h.row, g->s.taps + tap, g->s.e + at, n_keys, TILE_COLUMNS);
+        g->h.job->kernels->tap_rows(g->s.p, g->s.rows + n, g->h.row, g->s.taps + tap, g->s.e + at, n_keys,
+                                    TILE_COLUMNS);
         g->h.job->kernels->mix_rows(g->s.rows, g->h.row, g->s.ones, g->s.p, 1, TILE_COLUMNS, g->s.v + at * n, n, n_keys,
                                     n_rows, n);
     }
@@ -249,7 +249,8 @@ static void park_suffixes(grid_walk *g)
         int64_t below = heed_smaller(y + reach(g) + 1, held);
         heed_aft_head_add(&g->h, &g->suffix, keys_of(g, below, held), 0);
         held = below;
-        heed_aft_head_park(&g->h, &g->suffix, y * g->width, heed_smaller(g->width, g->length - y * g->width), g->s.tail);
+        heed_aft_head_park(&g->h, &g->suffix, y * g->width, heed_smaller(g->width, g->length - y * g->width),
+                           g->s.tail);
     }
     heed_aft_head_add(&g->h, &g->suffix, keys_of(g, 0, held), 0);
     g->h.reference = g->suffix.reference;

@@ -110,7 +110,8 @@ int heed_aft_store_sums(const aft_job *job, const aft_lane *lane, int64_t i, con
 /* Replaces channels of row i by what the lane's state gives, which was found key by key: those where the sums prove
  * nothing, and, where the sums were spoiled, those that see what is not finite. Where they do not see it, what the sums
  * hold is right, and stays bit for bit. `row` is scratch for n channels. */
-void heed_aft_replace_sums(aft_job *job, const aft_lane *lane, int64_t i, const aft_sums *sums, int spoiled, float *row);
+void heed_aft_replace_sums(aft_job *job, const aft_lane *lane, int64_t i, const aft_sums *sums, int spoiled,
+                           float *row);
 
 /* ---- aft_blocks.c ---- */
 

@@ -25,15 +25,15 @@ enum { PANEL_ROW = 2 * AFT_PANEL, GROUP_TILES = HEED_AFT_WINDOW_ROWS / HEED_AFT_
 enum { OUTSIDE_ROWS = 3 };
 
 typedef struct window_scratch {
-    float *reference, *factor; /* [d] */
-    float *weighed;            /* panels [union keys][PANEL_ROW]: key j stands in row j modulo these */
-    float *sums;               /* panels [HEED_AFT_WINDOW_ROWS][PANEL_ROW] */
-    float *p;                  /* [HEED_AFT_WINDOW_ROWS][union] */
-    float *prefix, *suffix;    /* states [AFT_STATE_ROWS][d] */
+    float *reference, *factor;   /* [d] */
+    float *weighed;              /* panels [union keys][PANEL_ROW]: key j stands in row j modulo these */
+    float *sums;                 /* panels [HEED_AFT_WINDOW_ROWS][PANEL_ROW] */
+    float *p;                    /* [HEED_AFT_WINDOW_ROWS][union] */
+    float *prefix, *suffix;      /* states [AFT_STATE_ROWS][d] */
     float *outside[GROUP_TILES]; /* rows ref, num, den [d]: prefix and suffix of a tile */
-    float *state; /* of a row computed again */
+    float *state;                /* of a row computed again */
     float *key_factors;
-    float *tail;  /* rows ref, num, den [d]: the suffix of a last group of fewer rows */
+    float *tail; /* rows ref, num, den [d]: the suffix of a last group of fewer rows */
     float *ones, *zeros;
 } window_scratch;
 
@@ -58,9 +58,9 @@ typedef struct window_walk {
     int64_t union_keys;  /* the most keys that a group needs */
     heed_key_range held; /* keys weighed and in the ring */
     outside_sums prefix, suffix;
-    int64_t prefix_end;  /* keys before this one are in the prefix */
-    int64_t clean_end;   /* before this key every exp(k - r) v was finite; behind it 0 may stand in its place */
-    int64_t first;       /* the group */
+    int64_t prefix_end; /* keys before this one are in the prefix */
+    int64_t clean_end;  /* before this key every exp(k - r) v was finite; behind it 0 may stand in its place */
+    int64_t first;      /* the group */
     int n_rows, n_tiles;
     window_tile tiles[GROUP_TILES];
     heed_key_range sees[HEED_AFT_WINDOW_ROWS];
@@ -102,7 +102,10 @@ int64_t heed_aft_window_parts(const aft_plan *p) { return heed_divide_up(p->q.sh
 
 /* ---- keys and windows ---- */
 
-static heed_key_range all_keys(const window_walk *g) { return heed_visible_range(&g->job->plan->mask, g->x.b, g->length - 1); }
+static heed_key_range all_keys(const window_walk *g)
+{
+    return heed_visible_range(&g->job->plan->mask, g->x.b, g->length - 1);
+}
 
 /* The keys of row i's window, seen or not, within the keys there are. */
 static heed_key_range window_of(const window_walk *g, int64_t i)
@@ -212,9 +215,9 @@ static void hold_keys(window_walk *g, heed_key_range keys)
     while (g->held.end < keys.end) {
         int64_t j = g->held.end, end = heed_smaller(keys.end, ring_end(g, j));
         const float *key = heed_row(k, g->x.b, g->x.h, j) + g->x.first;
-        int n_clean, n_weighed = g->job->kernels->aft_weigh(ring_row(g, j), g->union_keys * PANEL_ROW, g->s.reference, key,
-                                                   k->stride[2], heed_row(v, g->x.b, g->x.h, j) + g->x.first,
-                                                   v->stride[2], (int)(end - j), g->x.n, &n_clean);
+        int n_clean, n_weighed = g->job->kernels->aft_weigh(
+                         ring_row(g, j), g->union_keys * PANEL_ROW, g->s.reference, key, k->stride[2],
+                         heed_row(v, g->x.b, g->x.h, j) + g->x.first, v->stride[2], (int)(end - j), g->x.n, &n_clean);
         g->held.end += n_weighed;
         if (n_clean < n_weighed)
             g->clean_end = heed_smaller(g->clean_end, j + n_clean);
