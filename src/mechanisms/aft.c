@@ -76,9 +76,8 @@ int64_t heed_aft_worker_bytes(const aft_plan *p)
     if (p->form == AFT_CONV && p->grid_width == 0)
         bytes = heed_larger(bytes, heed_aft_conv_bytes(p));
     if (p->form == AFT_CONV && p->grid_width > 0)
-        bytes = heed_larger(bytes, p->grid_width < HEED_MAX_SCRATCH_CHANNELS / p->filter.shape[2]
-                                       ? heed_aft_grid_bytes(p)
-                                       : INT64_MAX);
+        bytes = heed_larger(
+            bytes, p->grid_width < HEED_MAX_SCRATCH_CHANNELS / p->filter.shape[2] ? heed_aft_grid_bytes(p) : INT64_MAX);
     return bytes;
 }
 
