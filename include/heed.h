@@ -183,11 +183,11 @@ typedef struct heed_context heed_context;
  *
  *  Default scratch (scratch_bytes = 0) is enough for:
  *
- *  | mechanism | sizes up to        |
- *  |-----------|--------------------|
- *  | softmax   | D, Dv <= 1024      |
- *  | AFT       | D <= 1024          |
- *  | merge     | any (needs none)   |
+ *  | mechanism | sizes up to                                                              |
+ *  |-----------|--------------------------------------------------------------------------|
+ *  | softmax   | D, Dv <= 1024                                                            |
+ *  | AFT       | D, d' <= 1024, windows of any size, filters of one dimension of 512 taps |
+ *  | merge     | any (needs none)                                                         |
  *
  *  @param config         NULL means #HEED_CONFIG_INIT
  *  @param context        receives the context; NULL on error
@@ -213,11 +213,11 @@ HEED_API const char *heed_context_message(const heed_context *context);
 typedef struct heed_report {
     size_t struct_size;           /**< sizeof(heed_report) */
     heed_isa isa;                 /**< the instruction set that ran; never AUTO */
-    const char *path;             /**< the path taken: "softmax-tiles", "softmax-ranges" (few query rows, keys cut into
-                                       ranges), "aft-rows" (each row over its keys), "aft-blocks"
-                                       (matrix products), "aft-scan" (one pass for all
-                                       rows), "aft-steps", "aft-filter", "aft-gate", "merge", or "none" before the
-                                       first call; a constant string */
+    const char *path;             /**< the path taken, a constant string: "softmax-tiles", "softmax-ranges" (few query
+                                       rows, keys cut into ranges), "aft-rows" (key by key), "aft-scan" (one pass for
+                                       all rows), "aft-blocks" (matrix products), "aft-window", "aft-conv", "aft-grid"
+                                       (the same within a window), "aft-steps", "aft-filter", "aft-gate", "merge", or
+                                       "none" before the first call */
     int64_t n_tasks;              /**< independent tasks the work was cut into */
     int n_workers;                /**< most workers that may have run at once; 1: no thread was woken */
     int64_t scratch_bytes;        /**< scratch the call carved, all workers together */
@@ -430,6 +430,26 @@ HEED_API heed_status heed_aft_conv_forward(heed_context *context, const heed_ten
                                            const heed_aft_options *options, const heed_tensor *out,
                                            const heed_tensor *lse);
 
+/** The scratch that heed_aft_full_forward() asks for, for each worker, in bytes, the same for every instruction set. It
+ *  follows from D and the factors d', never from B, H, Nq or Nk; where the mask hides much, or rows are few, the call
+ *  carves less. Only the shapes of tensors are read, those of the factors among them, and the mask is not.
+ *  Errors: HEED_ERROR_ARGUMENT, _SHAPE; *bytes is then left as it is. Safe from any thread. */
+HEED_API heed_status heed_aft_full_scratch_bytes(const heed_tensor *q, const heed_tensor *k, const heed_tensor *v,
+                                                 const heed_aft_options *options, int64_t *bytes);
+
+/** As heed_aft_full_scratch_bytes(), for heed_aft_local_forward(): from D, d' and the window. */
+HEED_API heed_status heed_aft_local_scratch_bytes(const heed_tensor *q, const heed_tensor *k, const heed_tensor *v,
+                                                  const heed_aft_options *options, int64_t *bytes);
+
+/** As heed_aft_full_scratch_bytes(), for heed_aft_simple_forward(): from D. */
+HEED_API heed_status heed_aft_simple_scratch_bytes(const heed_tensor *q, const heed_tensor *k, const heed_tensor *v,
+                                                   const heed_aft_options *options, int64_t *bytes);
+
+/** As heed_aft_full_scratch_bytes(), for heed_aft_conv_forward(): from D, the taps, and whether there is a grid. */
+HEED_API heed_status heed_aft_conv_scratch_bytes(const heed_tensor *q, const heed_tensor *k, const heed_tensor *v,
+                                                 const heed_tensor *filter, const heed_aft_options *options,
+                                                 int64_t *bytes);
+
 /** out = sigmoid(q) x, all (B, H, N, D): the gate of AFT, once, after parts without one have been merged. out may be
  *  exactly x. sigmoid to 3 ulp (0 below 2^-126), the product rounded once more. Errors as in heed_merge(). */
 HEED_API heed_status heed_aft_gate(heed_context *context, const heed_tensor *q, const heed_tensor *x,
@@ -529,7 +549,7 @@ HEED_API heed_status heed_aft_simple_state_reset(const heed_aft_simple_state *st
  *  argument. An error leaves out and state as they are.
  *
  *  Returns HEED_OK or HEED_ERROR_ARGUMENT (n_tokens outside 0..2^60 among others), _SHAPE, _STRIDE, _OVERLAP, _DTYPE,
- *  _UNSUPPORTED (a mask that says more than the above), _SCRATCH (some 7 KiB are enough for any size), _BUSY. Safe from
+ *  _UNSUPPORTED (a mask that says more than the above), _SCRATCH (some 25 KiB are enough for any size), _BUSY. Safe from
  *  any thread with a context of its own, as long as nobody else uses the state. */
 HEED_API heed_status heed_aft_simple_step(heed_context *context, const heed_tensor *q, const heed_tensor *k,
                                           const heed_tensor *v, const heed_aft_options *options,

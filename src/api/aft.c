@@ -143,15 +143,22 @@ static heed_status check_grid(heed_message *message, const aft_arguments *a)
     return check_odd(message, a->filter, 3);
 }
 
-static heed_status check_filter(heed_message *message, const aft_arguments *a)
+static heed_status check_filter_sizes(heed_message *message, const aft_arguments *a)
 {
     HEED_CHECK(heed_check_size(message, "filter", a->filter, 0, 1, "the same for the whole batch"));
     HEED_CHECK(heed_check_repeated_size(message, "filter", a->filter, 1, a->q->shape[1], "as in q, or 1"));
     if (a->filter->shape[2] == 0 || a->filter->shape[3] == 0)
         return heed_complain(message, HEED_ERROR_SHAPE, "filter: 1 tap or more expected, got 0");
+    return a->options->grid_width != 0
+               ? HEED_OK
+               : heed_check_size(message, "filter", a->filter, 2, 1, "one dimension, as there is no grid");
+}
+
+static heed_status check_filter(heed_message *message, const aft_arguments *a)
+{
+    HEED_CHECK(check_filter_sizes(message, a));
     if (a->options->grid_width != 0)
         return check_grid(message, a);
-    HEED_CHECK(heed_check_size(message, "filter", a->filter, 2, 1, "one dimension, as there is no grid"));
     return is_causal(a) ? HEED_OK : check_odd(message, a->filter, 3);
 }
 
@@ -269,6 +276,67 @@ heed_status heed_aft_conv_forward(heed_context *context, const heed_tensor *q, c
 {
     aft_arguments a = {AFT_CONV, q, k, v, filter, out, lse, options ? options : &defaults, 0};
     return forward(context, &a);
+}
+
+/* ---- scratch ---- */
+
+static heed_status check_factor_sizes(const heed_aft_options *o)
+{
+    if (!o->query_factors)
+        return HEED_OK;
+    HEED_CHECK(heed_check_sizes(NULL, "options.query_factors", o->query_factors));
+    HEED_CHECK(heed_check_sizes(NULL, "options.key_factors", o->key_factors));
+    return heed_check_size(NULL, "options.key_factors", o->key_factors, 3, o->query_factors->shape[3],
+                           "as in options.query_factors");
+}
+
+static heed_status find_scratch_bytes(const aft_arguments *a, int64_t *bytes)
+{
+    if (!a->q || !a->k || !a->v || (a->form == AFT_CONV && !a->filter) || !bytes)
+        return HEED_ERROR_ARGUMENT;
+    HEED_CHECK(heed_aft_check_options(NULL, a->options, a->form));
+    HEED_CHECK(heed_check_sizes(NULL, "q", a->q));
+    HEED_CHECK(heed_check_sizes(NULL, "k", a->k));
+    HEED_CHECK(heed_check_sizes(NULL, "v", a->v));
+    if (a->form == AFT_CONV)
+        HEED_CHECK(heed_check_sizes(NULL, "filter", a->filter));
+    HEED_CHECK(check_shapes(NULL, a));
+    HEED_CHECK(check_factor_sizes(a->options));
+    if (a->form == AFT_CONV)
+        HEED_CHECK(check_filter_sizes(NULL, a));
+    aft_plan p = {.form = a->form, .q = *a->q, .window = a->options->window, .grid_width = a->options->grid_width};
+    p.query_factors = heed_repeated(a->options->query_factors);
+    p.filter = heed_repeated(a->filter);
+    *bytes = heed_aft_worker_bytes(&p);
+    return HEED_OK;
+}
+
+heed_status heed_aft_full_scratch_bytes(const heed_tensor *q, const heed_tensor *k, const heed_tensor *v,
+                                        const heed_aft_options *options, int64_t *bytes)
+{
+    aft_arguments a = {AFT_FULL, q, k, v, NULL, NULL, NULL, options ? options : &defaults, 0};
+    return find_scratch_bytes(&a, bytes);
+}
+
+heed_status heed_aft_local_scratch_bytes(const heed_tensor *q, const heed_tensor *k, const heed_tensor *v,
+                                         const heed_aft_options *options, int64_t *bytes)
+{
+    aft_arguments a = {AFT_LOCAL, q, k, v, NULL, NULL, NULL, options ? options : &defaults, 0};
+    return find_scratch_bytes(&a, bytes);
+}
+
+heed_status heed_aft_simple_scratch_bytes(const heed_tensor *q, const heed_tensor *k, const heed_tensor *v,
+                                          const heed_aft_options *options, int64_t *bytes)
+{
+    aft_arguments a = {AFT_SIMPLE, q, k, v, NULL, NULL, NULL, options ? options : &defaults, 0};
+    return find_scratch_bytes(&a, bytes);
+}
+
+heed_status heed_aft_conv_scratch_bytes(const heed_tensor *q, const heed_tensor *k, const heed_tensor *v,
+                                        const heed_tensor *filter, const heed_aft_options *options, int64_t *bytes)
+{
+    aft_arguments a = {AFT_CONV, q, k, v, filter, NULL, NULL, options ? options : &defaults, 0};
+    return find_scratch_bytes(&a, bytes);
 }
 
 /* ---- the filter of equation 8 ---- */

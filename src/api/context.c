@@ -14,7 +14,7 @@
 #include <omp.h>
 #endif
 
-enum { MAX_THREADS = 1024, MAX_D = 1024, MAX_DV = 1024, MAX_FACTORS = 1024 };
+enum { MAX_THREADS = 1024, MAX_D = 1024, MAX_DV = 1024, MAX_FACTORS = 1024, MAX_TAPS = 512 };
 
 static void *allocate_by_default(void *allocator, size_t bytes, size_t alignment)
 {
@@ -68,7 +68,7 @@ static int64_t round_up(int64_t bytes)
 /* Enough for the table at heed_context_create(). */
 static int64_t default_scratch(void)
 {
-    return heed_larger(heed_softmax_worker_bytes(MAX_D, MAX_DV), heed_aft_default_bytes(MAX_D, MAX_FACTORS));
+    return heed_larger(heed_softmax_worker_bytes(MAX_D, MAX_DV), heed_aft_default_bytes(MAX_D, MAX_FACTORS, MAX_TAPS));
 }
 
 static heed_status create(const heed_config *config, heed_context **context, heed_message *message)

@@ -47,40 +47,62 @@ double oracle_aft_bias(oracle_aft_form form, const heed_tensor *q, const heed_te
     }
 }
 
+enum { MAX_CHANNELS = 512 };
+
+typedef struct aft_row {
+    oracle_aft_form form;
+    const heed_tensor *q, *k, *v, *filter;
+    const heed_aft_options *options;
+    int64_t b, h, i;
+} aft_row;
+
+/* Channels [first, end) of a row, MAX_CHANNELS at most: w is the same for all of them. */
+static void find_channels(const aft_row *row, int64_t first, int64_t end, double *out, double *lse)
+{
+    const heed_aft_options *o = row->options;
+    const int64_t b = row->b, h = row->h, i = row->i, n_queries = row->q->shape[2], n_keys = row->k->shape[2];
+    const int has_one_key = row->form == ORACLE_AFT_CONV; /* for all channels */
+    double m[MAX_CHANNELS], num[MAX_CHANNELS] = {0}, den[MAX_CHANNELS] = {0};
+    for (int64_t d = first; d < end; d++)
+        m[d - first] = -INFINITY; /* a NaN is passed over in m and shows in the sums */
+    for (int pass = 0; pass < 2; pass++) {
+        for (int64_t j = 0; j < n_keys; j++) {
+            if (!oracle_visible(o->mask, b, h, i, j, n_queries, n_keys))
+                continue;
+            const double w = oracle_aft_bias(row->form, row->q, row->k, row->filter, o, b, h, i, j);
+            for (int64_t d = first; d < end; d++) {
+                const double key = oracle_value(row->k, b, h, j, has_one_key ? 0 : d);
+                const double a = key == -INFINITY || w == -INFINITY ? -INFINITY : key + w;
+                if (a == -INFINITY)
+                    continue; /* hidden: its value is not looked at, whatever it holds */
+                if (pass == 0) {
+                    m[d - first] = a > m[d - first] ? a : m[d - first];
+                    continue;
+                }
+                const double e = isnan(a) ? NAN : exp(a - m[d - first]);
+                den[d - first] += e;
+                num[d - first] += e * oracle_value(row->v, b, h, j, d);
+            }
+        }
+    }
+    for (int64_t d = first; d < end; d++) {
+        const double gate = o->gate == HEED_GATE_SIGMOID ? 1.0 / (1.0 + exp(-oracle_value(row->q, b, h, i, d))) : 1.0;
+        const double sum = den[d - first];
+        if (out)
+            out[d] = sum == 0.0 ? 0.0 : gate * (num[d - first] / sum);
+        if (lse && (d == 0 || !has_one_key))
+            lse[d] = sum == 0.0 ? -INFINITY : m[d - first] + log(sum);
+    }
+}
+
 void oracle_aft_row(oracle_aft_form form, const heed_tensor *q, const heed_tensor *k, const heed_tensor *v,
                     const heed_tensor *filter, const heed_aft_options *options, int64_t b, int64_t h, int64_t i,
                     double *out, double *lse)
 {
     static const heed_aft_options defaults = HEED_AFT_OPTIONS_INIT;
-    const heed_aft_options *o = options ? options : &defaults;
-    const int64_t n_queries = q->shape[2], n_keys = k->shape[2];
-    for (int64_t c = 0; c < q->shape[3]; c++) {
-        const int64_t key_channel = form == ORACLE_AFT_CONV ? 0 : c;
-        double m = -INFINITY, num = 0.0, den = 0.0; /* a NaN is passed over in m and shows in the sums */
-        for (int pass = 0; pass < 2; pass++) {
-            for (int64_t j = 0; j < n_keys; j++) {
-                if (!oracle_visible(o->mask, b, h, i, j, n_queries, n_keys))
-                    continue;
-                const double key = oracle_value(k, b, h, j, key_channel);
-                const double w = oracle_aft_bias(form, q, k, filter, o, b, h, i, j);
-                const double a = key == -INFINITY || w == -INFINITY ? -INFINITY : key + w;
-                if (a == -INFINITY)
-                    continue; /* hidden: its value is not looked at, whatever it holds */
-                if (pass == 0) {
-                    m = a > m ? a : m;
-                    continue;
-                }
-                const double e = isnan(a) ? NAN : exp(a - m);
-                den += e;
-                num += e * oracle_value(v, b, h, j, c);
-            }
-        }
-        const double gate = o->gate == HEED_GATE_SIGMOID ? 1.0 / (1.0 + exp(-oracle_value(q, b, h, i, c))) : 1.0;
-        if (out)
-            out[c] = den == 0.0 ? 0.0 : gate * (num / den);
-        if (lse && c == key_channel)
-            lse[c] = den == 0.0 ? -INFINITY : m + log(den);
-    }
+    const aft_row row = {form, q, k, v, filter, options ? options : &defaults, b, h, i};
+    for (int64_t first = 0; first < q->shape[3]; first += MAX_CHANNELS)
+        find_channels(&row, first, first + MAX_CHANNELS < q->shape[3] ? first + MAX_CHANNELS : q->shape[3], out, lse);
 }
 
 void oracle_aft(oracle_aft_form form, const heed_tensor *q, const heed_tensor *k, const heed_tensor *v,
