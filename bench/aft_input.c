@@ -42,6 +42,21 @@ static int check_conv(const attention_input *input, char *message, size_t bytes)
     return 0;
 }
 
+static int check_step(const attention_input *input, char *message, size_t bytes)
+{
+    const attention_shape *s = &input->shape;
+    if (s->n_queries != 1) {
+        snprintf(message, bytes, "--step: one query expected, got Nq %" PRId64, s->n_queries);
+        return -1;
+    }
+    if (aft_asks_for(input, ORACLE_AFT_LOCAL) && s->n_keys < input->settings.aft.window) {
+        snprintf(message, bytes, "--step: at least as many keys as --aft-window expected, %" PRId64 ", got Nk %" PRId64,
+                 input->settings.aft.window, s->n_keys);
+        return -1;
+    }
+    return 0;
+}
+
 static int check(const attention_input *input, char *message, size_t bytes)
 {
     const attention_shape *s = &input->shape;
@@ -50,6 +65,8 @@ static int check(const attention_input *input, char *message, size_t bytes)
                  s->n_channels, s->n_value_channels);
         return -1;
     }
+    if (input->settings.aft.steps && check_step(input, message, bytes) != 0)
+        return -1;
     return aft_asks_for(input, ORACLE_AFT_CONV) ? check_conv(input, message, bytes) : 0;
 }
 
@@ -163,6 +180,20 @@ heed_aft_options aft_input_options(const attention_input *input, oracle_aft_form
         options.grid_width = input->settings.aft.grid_width;
     }
     return options;
+}
+
+void aft_input_take_apart(const attention_input *input, const float *from, const heed_tensor *out)
+{
+    const attention_shape *shape = &input->shape;
+    for (int64_t b = 0; b < shape->batch; b++) {
+        for (int64_t n = 0; n < shape->n_queries; n++) {
+            for (int64_t h = 0; h < shape->n_query_heads; h++) {
+                float *to = (float *)out->data + b * out->stride[0] + h * out->stride[1] + n * out->stride[2];
+                memcpy(to, from, (size_t)shape->n_channels * sizeof *to);
+                from += shape->n_channels;
+            }
+        }
+    }
 }
 
 /* ---- The reference ---------------------------------------------------------------------------------------------- */

@@ -25,6 +25,9 @@ heed_aft_options aft_input_options(const attention_input *input, oracle_aft_form
 /* D' */
 int64_t aft_input_n_channels(const attention_input *input);
 
+/* The result as AFT sees it, contiguous (B, Nq, D'), to where the channels are those of heads again. */
+void aft_input_take_apart(const attention_input *input, const float *from, const heed_tensor *out);
+
 /* Row (b, h, i) of the attention output in float64. It follows from q, k and v as the attention input holds them. */
 void aft_input_reference_row(const attention_input *input, oracle_aft_form form, int64_t b, int64_t h, int64_t i,
                              double *out);

@@ -44,7 +44,7 @@ static void put_quoted(FILE *script, const char *text)
 static const char *find_colour(const variant *v)
 {
     int place = 0;
-    while (variant_list[place] != v)
+    while (strcmp(variant_list[place]->name, v->name) != 0)
         place++;
     return colours[place % N_COLOURS];
 }
@@ -95,7 +95,11 @@ static void put_title(FILE *script, const char *what, const attention_input *inp
 {
     char shape[200], name[300];
     format_shape(input, with_n, shape, sizeof shape);
-    snprintf(name, sizeof name, "%s%s", with_n ? input->name : "N = Nq = Nk", with_n ? ": " : ", ");
+    snprintf(name, sizeof name, "%s%s",
+             with_n                      ? input->name
+             : input->settings.aft.steps ? "N = Nk"
+                                         : "N = Nq = Nk",
+             with_n ? ": " : ", ");
     fprintf(script, "set title ");
     put_quoted(script, what);
     fprintf(script, ".\"\\n\".");
@@ -178,7 +182,7 @@ static void put_line_data(FILE *script, const compare_row *rows, int n_rows, int
         fprintf(script, "$line%d << END\n", line);
         for (int i = 0; i < n_rows; i++) {
             if (same_line(&rows[i], &rows[line])) {
-                fprintf(script, "%" PRId64 " %.6g %.6g\n", rows[i].setup.input->shape.n_queries, rows[i].ms,
+                fprintf(script, "%" PRId64 " %.6g %.6g\n", rows[i].setup.input->shape.n_keys, rows[i].ms,
                         rows[i].max_abs_err);
             }
         }
@@ -208,7 +212,7 @@ static void put_sweep_axis(FILE *script, const compare_row *rows, int n_rows, in
     double smallest = INFINITY, largest = 0;
     fprintf(script, "set logscale x\nset xlabel 'N'\nset xtics (");
     for (int i = 0; i < n_rows; i += n_lines) {
-        const double n = (double)rows[i].setup.input->shape.n_queries;
+        const double n = (double)rows[i].setup.input->shape.n_keys;
         fprintf(script, "%s%.0f", i == 0 ? "" : ", ", n);
         smallest = fmin(smallest, n);
         largest = fmax(largest, n);

@@ -31,6 +31,7 @@ typedef struct aft_settings {
     int64_t conv_heads;
     int64_t filter_rows, filter_columns; /* rows: 1 without a grid */
     int64_t grid_height, grid_width;     /* 0: no grid */
+    int steps;                           /* non-zero: the forms that have a state take one token with it */
     const char *folder;                  /* where the parameters are read from; NULL: random */
 } aft_settings;
 

@@ -33,6 +33,8 @@ static void print_window_side(const char *side, int64_t size)
 static void print_aft(const aft_settings *aft)
 {
     const unsigned local = variant_aft_local.aft_form;
+    if (aft->steps)
+        printf(", AFT one token with a state");
     if (aft->forms & local)
         printf(", AFT window %" PRId64, aft->window);
     if (aft->forms & (local | variant_aft_full.aft_form) && aft->n_factors > 0)
@@ -108,9 +110,9 @@ static void print_row(const compare_row *row, const compare_row *rows, int n_row
         snprintf(gflops, sizeof gflops, "%.1f", rates.gflops);
     format_speedup(row, rows, n_rows, speedup, sizeof speedup);
     snprintf(share, sizeof share, "%3.0f %% of %.0f %s", 100 * rates.share, rates.limit_value, rates.unit);
-    printf("  %-10s %-7s %7d %10.3f %10s %8s  %-22s %10s  %9.1e %9.1e %10.1e\n", row->variant->name,
-           heed_isa_name(row->setup.isa), row->setup.n_threads, row->ms, speedup, gflops, share, scratch,
-           row->max_abs_err, row->rel_err, row->softmax_distance);
+    printf("  %-10s %-7s %7d %10.*f %10s %8s  %-22s %10s  %9.1e %9.1e %10.1e\n", row->variant->name,
+           heed_isa_name(row->setup.isa), row->setup.n_threads, row->ms < 0.1 ? 5 : 3, row->ms, speedup, gflops, share,
+           scratch, row->max_abs_err, row->rel_err, row->softmax_distance);
 }
 
 void table_print(const compare_row *rows, int n_rows, const machine *m)

@@ -2,11 +2,10 @@
  * input, and what they cost. */
 #include "bench/aft_input.h"
 #include "bench/memory.h"
-#include "bench/variants.h"
+#include "bench/variant_aft_step.h"
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 typedef struct aft_state {
     variant_setup setup;
@@ -101,22 +100,10 @@ static int run(void *state, char *message, size_t message_bytes)
     return 0;
 }
 
-/* The channels go back to their heads. */
 static void finish(void *state)
 {
     const aft_state *s = state;
-    const attention_shape *shape = &s->setup.input->shape;
-    const heed_tensor *out = &s->setup.out;
-    const float *from = s->data;
-    for (int64_t b = 0; b < shape->batch; b++) {
-        for (int64_t n = 0; n < shape->n_queries; n++) {
-            for (int64_t h = 0; h < shape->n_query_heads; h++) {
-                float *to = (float *)out->data + b * out->stride[0] + h * out->stride[1] + n * out->stride[2];
-                memcpy(to, from, (size_t)shape->n_channels * sizeof *to);
-                from += shape->n_channels;
-            }
-        }
-    }
+    aft_input_take_apart(s->setup.input, s->data, &s->setup.out);
 }
 
 static int64_t get_scratch_bytes(const void *state)
@@ -201,10 +188,44 @@ AFT_FUNCTIONS(local, ORACLE_AFT_LOCAL)
 AFT_FUNCTIONS(simple, ORACLE_AFT_SIMPLE)
 AFT_FUNCTIONS(conv, ORACLE_AFT_CONV)
 
+#define AFT_STEP_FUNCTIONS(name, form)                                                                                 \
+    static void *prepare_##name##_step(const variant_setup *setup, char *message, size_t message_bytes)                \
+    {                                                                                                                  \
+        return aft_step_prepare(form, setup, message, message_bytes);                                                  \
+    }                                                                                                                  \
+    static double name##_step_bytes(const attention_input *input) { return aft_step_bytes(input, form); }
+
+AFT_STEP_FUNCTIONS(local, ORACLE_AFT_LOCAL)
+AFT_STEP_FUNCTIONS(simple, ORACLE_AFT_SIMPLE)
+AFT_STEP_FUNCTIONS(conv, ORACLE_AFT_CONV)
+
 #define AFT_CALLS(form_name, form)                                                                                     \
     .mode = "forward", .on_request = 1, .aft_form = 1u << (form), .prepare = prepare_##form_name, .run = run,          \
     .finish = finish, .scratch_bytes = get_scratch_bytes, .release = release, .bytes = form_name##_bytes,              \
     .reference_row = form_name##_reference_row, .reference_cost = form_name##_reference_cost
+
+#define AFT_STEPS(form_name, form)                                                                                     \
+    .mode = "step", .on_request = 1, .aft_form = 1u << (form), .prepare = prepare_##form_name##_step,                  \
+    .run = aft_step_run, .finish = aft_step_finish, .scratch_bytes = aft_step_scratch_bytes,                           \
+    .release = aft_step_release, .bytes = form_name##_step_bytes, .reference_row = form_name##_reference_row,          \
+    .reference_cost = form_name##_reference_cost, .limit = LIMIT_BANDWIDTH
+
+static const variant local_step = {
+    .name = "aft-local",
+    .flops = local_flops,
+    AFT_STEPS(local, ORACLE_AFT_LOCAL),
+};
+
+static const variant simple_step = {
+    .name = "aft-simple",
+    AFT_STEPS(simple, ORACLE_AFT_SIMPLE),
+};
+
+static const variant conv_step = {
+    .name = "aft-conv",
+    .flops = conv_flops,
+    AFT_STEPS(conv, ORACLE_AFT_CONV),
+};
 
 const variant variant_aft_full = {
     .name = "aft-full",
@@ -217,6 +238,7 @@ const variant variant_aft_local = {
     .name = "aft-local",
     .summary = "AFT with a bias within --aft-window",
     .flops = local_flops,
+    .step = &local_step,
     AFT_CALLS(local, ORACLE_AFT_LOCAL),
 };
 
@@ -224,6 +246,7 @@ const variant variant_aft_simple = {
     .name = "aft-simple",
     .summary = "AFT without bias",
     .limit = LIMIT_STREAMS,
+    .step = &simple_step,
     AFT_CALLS(simple, ORACLE_AFT_SIMPLE),
 };
 
@@ -231,5 +254,6 @@ const variant variant_aft_conv = {
     .name = "aft-conv",
     .summary = "AFT with a filter as bias; each head's first channel is its key",
     .flops = conv_flops,
+    .step = &conv_step,
     AFT_CALLS(conv, ORACLE_AFT_CONV),
 };

@@ -15,7 +15,8 @@ typedef struct variant_setup {
 /* Arithmetic; reading; or three arrays read while a fourth is written. */
 typedef enum limit_kind { LIMIT_FMA, LIMIT_BANDWIDTH, LIMIT_STREAMS } limit_kind;
 
-typedef struct variant {
+typedef struct variant variant;
+struct variant {
     const char *name, *mode; /* mode: "forward", "backward" or "step" */
     const char *summary;     /* one line for --help */
     const char *unavailable; /* NULL, or why this build cannot run it */
@@ -44,7 +45,10 @@ typedef struct variant {
 
     /* Its library keeps threads busy for some time after a run with several threads: a pause must follow. */
     int needs_pause;
-} variant;
+
+    /* The same mechanism token by token, with a state. NULL where it has none: one query row is its step. */
+    const variant *step;
+};
 
 /* All variants, in the order of the table; ends with NULL. */
 extern const variant *const variant_list[];

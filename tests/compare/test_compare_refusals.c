@@ -142,6 +142,10 @@ static void what_aft_cannot_do_is_refused(void **state)
         {"--variants aft-full --shape 1,1,1,8,8,8,8 --aft-factors 2 --params .", 1, "8 x 2 expected, got 8 x 3 x 1"},
         {"--variants aft-conv --shape 1,1,1,9,9,8,8 --grid 3x3 --params .", 1, "8 x 11 x 11 expected, got 8 x 31"},
         {"--variants aft-simple --params .", 2, "--params: only with aft-full, aft-local or aft-conv in --variants"},
+        {"--variants aft-simple --step --shape 1,1,1,8,8,8,8", 1, "--step: one query expected, got Nq 8"},
+        {"--variants aft-local --step --shape 1,1,1,1,8,8,8", 1, "--aft-window expected, 32, got Nk 8"},
+        {"--variants aft-conv --step --grid 3x4 --shape 1,1,1,1,12,8,8", 2, "--step: not with --grid"},
+        {"--variants softmax,aft-full --step", 2, "--step: only with aft-local, aft-simple or aft-conv in --variants"},
         {"--aft-window 3", 2, "--aft-window: only with aft-local in --variants"},
         {"--variants aft-simple --aft-factors 3", 2, "--aft-factors: only with aft-full or aft-local in --variants"},
         {"--variants aft-full --conv-heads 3", 2, "--conv-heads: only with aft-conv in --variants"},
@@ -202,9 +206,9 @@ static void help_lists_the_variants(void **state)
     (void)state;
     const program_result result = program_run("", "--help");
     program_expect(&result, 0, "");
-    static const char *const words[] = {"--sample",      "--sweep",   "--softmax-window", "--aft-window",
-                                        "--conv-filter", "Variants:", "softmax ",         "gemm ",
-                                        "aft-full",      "aft-conv",  "Exit codes:"};
+    static const char *const words[] = {"--sample",      "--sweep",  "--softmax-window", "--aft-window",
+                                        "--conv-filter", "--step",   "Variants:",        "softmax ",
+                                        "gemm ",         "aft-full", "aft-conv",         "Exit codes:"};
     for (size_t i = 0; i < sizeof words / sizeof words[0]; ++i) {
         if (strstr(result.output, words[i]) == NULL) {
             fail_msg("\"%s\" expected in\n%s", words[i], result.output);

@@ -123,7 +123,7 @@ static int is_aft(const cJSON *row) { return strncmp(text(row, "variant"), "aft-
 static void check_row(const cJSON *row)
 {
     assert_non_null(strstr(" softmax gemm aft-full aft-local aft-simple aft-conv ", text(row, "variant")));
-    assert_string_equal(text(row, "mode"), "forward");
+    assert_non_null(strstr(" forward step ", text(row, "mode")));
     assert_non_null(strstr(" scalar avx2 avx512 neon ", text(row, "isa")));
     const int simple = is_variant(row, "aft-simple");
     const char *kind = shape_at(row, 3) == 1 ? "bandwidth" : simple ? "streams" : "fma";
@@ -422,6 +422,67 @@ static void aft_grid_has_its_own_filter(void **state)
     cJSON_Delete(json);
 }
 
+static void expect_bytes(const cJSON *row, double want)
+{
+    expect_close(number(row, "gbytes") * number(row, "ms") * 1e6, want);
+}
+
+/* The last token of 2 sequences, 4 heads of 6 channels. Every layout, with and without factors; prefixes of no token, of
+ * less than a filter, and of more than what is taken at once. aft-full has no state. */
+static void steps_follow_their_prefix(void **state)
+{
+    (void)state;
+    static const char *const layouts[] = {"bhnd", "bnhd"};
+    static const int n_keys[] = {1, 4, 20, 65, 200};
+    enum { TAPS = 7, CHANNELS = 4 * 6, HEADS = 3 };
+    for (int i = 0; i < 20; ++i) {
+        const int n = n_keys[i / 4], window = n < 5 ? n : 5, n_factors = i % 2 * 3;
+        char line[256];
+        snprintf(line, sizeof line,
+                 AFT_VARIANTS
+                 "--step --shape 2,4,2,1,%d,6,6 --threads 1 --aft-window %d --conv-heads %d --conv-filter %d "
+                 "--aft-factors %d --layout %s",
+                 n, window, HEADS, TAPS, n_factors, layouts[i / 2 % 2]);
+        cJSON *json = run_json(line);
+        check_rows(json, 4);
+        for (int v = 0; v < 4; ++v) {
+            const cJSON *row = get_row(json, v);
+            assert_string_equal(text(row, "mode"), v == 0 ? "forward" : "step");
+            assert_true(truth(row, "causal"));
+            assert_true(number(row, "rows_checked") == 2 * 4);
+        }
+        expect_flops(get_row(json, 1), 2 * 4.0 * CHANNELS * window);
+        expect_flops(get_row(json, 3), 2 * 2.0 * CHANNELS * TAPS);
+        /* For each sequence: q, k, v and out, the sums read and written, and the window's keys and values read and one of
+         * them written; and the bias. */
+        const double bias = n_factors > 0 ? (window + 1) * n_factors : window;
+        expect_bytes(get_row(json, 1), 4 * (2.0 * CHANNELS * (4 + 12 + 2 * window + 2) + bias));
+        expect_bytes(get_row(json, 2), 4 * (2.0 * CHANNELS * (4 + 12)));
+        expect_bytes(get_row(json, 3),
+                     4 * (2.0 * (CHANNELS * 15 + HEADS + (CHANNELS + HEADS) * (TAPS + 1)) + HEADS * TAPS));
+        cJSON_Delete(json);
+    }
+}
+
+/* A sweep of steps is one over the keys. */
+static void steps_go_through_a_sweep(void **state)
+{
+    (void)state;
+    static const double n[] = {33, 64};
+    cJSON *json = run_json("--step --variants softmax,aft-simple --shape 1,2,1,1,1,8,8 --sweep 33,64 --threads 1");
+    check_rows(json, 4);
+    for (int i = 0; i < 4; ++i) {
+        const cJSON *row = get_row(json, i);
+        assert_true(shape_at(row, 3) == 1 && shape_at(row, 4) == n[i / 2]);
+        assert_string_equal(text(row, "mode"), i % 2 == 0 ? "forward" : "step");
+    }
+    cJSON_Delete(json);
+    const program_result result =
+        program_run("", "--quick --step --variants aft-simple --shape 1,2,1,1,9,8,8 --threads 1");
+    program_expect(&result, 0, "");
+    assert_non_null(strstr(result.output, "AFT one token with a state"));
+}
+
 /* Rows of other variants say nothing of AFT, and lose no checked row to it. */
 static void softmax_beside_aft_stays_as_it_is(void **state)
 {
@@ -704,6 +765,7 @@ static void charts_are_drawn(void **state)
     }
     check_svg("--shape 1,1,1,8,8,8,8");
     check_svg("--sweep 8,16,32");
+    check_svg("--sweep 8,16,32 --step --variants softmax,aft-simple");
 }
 
 int main(void)
@@ -721,6 +783,8 @@ int main(void)
         cmocka_unit_test(aft_rows_tell_what_they_did),
         cmocka_unit_test(aft_edges_are_right),
         cmocka_unit_test(aft_grid_has_its_own_filter),
+        cmocka_unit_test(steps_follow_their_prefix),
+        cmocka_unit_test(steps_go_through_a_sweep),
         cmocka_unit_test(softmax_beside_aft_stays_as_it_is),
         cmocka_unit_test(table_names_units_and_variants),
         cmocka_unit_test(outputs_of_all_layouts_can_be_checked),
