@@ -15,7 +15,14 @@
 #include <string.h>
 
 /* CHANNELS of a head, or the numerators and denominators of a panel of AFT. */
-enum { KEYS = HEED_BLOCK_KEYS, CHANNELS = 64, LANES = HEED_MAX_TILE_LANES, ROWS = 4, ARRAY = 4096 };
+enum {
+    KEYS = HEED_BLOCK_KEYS,
+    CHANNELS = 64,
+    PANEL_ROW = 2 * AFT_PANEL,
+    LANES = HEED_MAX_TILE_LANES,
+    ROWS = 4,
+    ARRAY = 4096
+};
 enum { MIXED_ROWS = LANES / HEED_AFT_TILE_ROWS * HEED_AFT_TILE_ROWS };
 _Static_assert((int)CHANNELS == 2 * AFT_PANEL, "mix_rows is measured on whole panels");
 
@@ -30,6 +37,7 @@ typedef struct operands {
     alignas(64) float keys[KEYS * CHANNELS];
     alignas(64) float values[KEYS * CHANNELS];
     alignas(64) float weighed[KEYS * 2 * CHANNELS];
+    alignas(64) float sums[LANES * (CHANNELS + 1)];
     alignas(64) float token_rows[LANES * CHANNELS];
     alignas(64) float bias_rows[LANES * KEYS];
     uint8_t visible_rows[LANES * KEYS];
@@ -139,22 +147,42 @@ static void call_aft_keys(const heed_kernels *k)
 
 static void call_aft_fold(const heed_kernels *k) { k->aft_fold(ops.state, CHANNELS); }
 
+static void call_aft_join(const heed_kernels *k)
+{
+    k->aft_join(ops.y, CHANNELS, ops.state, ops.sums, CHANNELS, CHANNELS);
+}
+
+static void call_aft_start(const heed_kernels *k)
+{
+    k->aft_start(ops.weighed, PANEL_ROW, MIXED_ROWS * PANEL_ROW, ops.sums, ops.rescale, MIXED_ROWS, CHANNELS);
+}
+
+static void call_aft_refer(const heed_kernels *k) { k->aft_refer(ops.state, ops.rescale, CHANNELS); }
+
+static void call_aft_gather(const heed_kernels *k)
+{
+    k->aft_gather(ops.state, ops.weighed, KEYS * PANEL_ROW, KEYS, CHANNELS);
+}
+
 static void call_aft_row(const heed_kernels *k) { k->aft_row(ops.y, ops.q, ops.state, CHANNELS); }
 
-static void call_aft_ratio(const heed_kernels *k) { k->aft_ratio(ops.y, ops.q, ops.values, ops.rescale, CHANNELS); }
+static void call_aft_ratio(const heed_kernels *k)
+{
+    k->aft_ratio(ops.y, ops.q, ops.sums, PANEL_ROW, CHANNELS, CHANNELS);
+}
 
 static void call_aft_move(const heed_kernels *k) { k->aft_move(ops.y, ops.x, ops.keys, CHANNELS); }
 
 static void call_aft_weigh(const heed_kernels *k)
 {
-    int spoiled = 0;
-    k->aft_weigh(ops.weighed, (int64_t)KEYS * 2 * AFT_PANEL, ops.y, ops.keys, CHANNELS, ops.values, CHANNELS, KEYS,
-                 CHANNELS, &spoiled);
+    int n_clean;
+    k->aft_weigh(ops.weighed, KEYS * PANEL_ROW, ops.y, ops.keys, CHANNELS, ops.values, CHANNELS, KEYS, CHANNELS,
+                 &n_clean);
 }
 
 static void call_mix_rows(const heed_kernels *k)
 {
-    k->mix_rows(ops.o, CHANNELS, ops.rescale, ops.p, KEYS, ops.values, CHANNELS, KEYS, MIXED_ROWS, CHANNELS);
+    k->mix_rows(ops.o, CHANNELS, ops.rescale, ops.p, KEYS, 1, ops.values, CHANNELS, KEYS, MIXED_ROWS, CHANNELS);
 }
 
 static void call_scale_rows(const heed_kernels *k)
@@ -162,14 +190,28 @@ static void call_scale_rows(const heed_kernels *k)
     k->scale_rows(ops.o, CHANNELS, ops.rescale, MIXED_ROWS, CHANNELS);
 }
 
+static void call_tap_rows(const heed_kernels *k)
+{
+    k->tap_rows(ops.p, ops.m, 1, ops.s, ops.bias_rows, KEYS, rows_of(k));
+}
+
+static void call_ratio_rows(const heed_kernels *k)
+{
+    k->ratio_rows(ops.token_rows, CHANNELS, ops.q, CHANNELS, ops.sums, CHANNELS + 1, rows_of(k), CHANNELS);
+}
+
 static void call_gate_array(const heed_kernels *k) { k->gate_array(ops.y, ops.x, ops.x, ARRAY); }
+
+static void call_stream_gate(const heed_kernels *k) { k->stream_gate(ops.y, ops.x, ops.x, ARRAY); }
+
+static void call_stream_fence(const heed_kernels *k) { k->stream_fence(); }
 
 static void call_blend_rows(const heed_kernels *k) { k->blend_rows(ops.y, ops.x, 0.25f, ops.y, 0.75f, ARRAY); }
 
 /* ---- What a call does -------------------------------------------------------------------------------------------- */
 
-/* Elements of the result: of a tile for one lane, of rows for one row, of an array all; of aft_keys and
- * aft_weigh the weights. */
+/* Elements of the result: of a tile for one lane, of rows for one row, of an array all; of aft_keys,
+ * aft_weigh, aft_gather and tap_rows the weights. */
 enum {
     elements_exp2_array = ARRAY,
     elements_exp_array = ARRAY,
@@ -192,13 +234,21 @@ enum {
     elements_output_rows = CHANNELS,
     elements_aft_keys = KEYS * CHANNELS,
     elements_aft_fold = 2 * CHANNELS,
+    elements_aft_join = 3 * CHANNELS,
+    elements_aft_start = 2 * CHANNELS,
+    elements_aft_refer = CHANNELS,
+    elements_aft_gather = KEYS * CHANNELS,
     elements_aft_row = CHANNELS,
     elements_aft_ratio = CHANNELS,
     elements_aft_move = CHANNELS,
     elements_aft_weigh = KEYS * CHANNELS,
     elements_mix_rows = CHANNELS,
     elements_scale_rows = CHANNELS,
+    elements_tap_rows = KEYS,
+    elements_ratio_rows = CHANNELS,
     elements_gate_array = ARRAY,
+    elements_stream_gate = ARRAY,
+    elements_stream_fence = 1,
     elements_blend_rows = ARRAY
 };
 
@@ -245,7 +295,7 @@ static int lanes_of(const bench_slot *slot, const heed_kernels *k)
 {
     if (is_array(slot))
         return 1;
-    if (slot->call == call_mix_rows || slot->call == call_scale_rows)
+    if (slot->call == call_mix_rows || slot->call == call_scale_rows || slot->call == call_aft_start)
         return MIXED_ROWS;
     return ends_with(slot, "_tile") ? k->tile_lanes : ends_with(slot, "_rows") ? rows_of(k) : 1;
 }
@@ -273,6 +323,8 @@ static void fill_operands(void)
         ops.token_rows[i] = ops.q[i];
         ops.o[i] = 0;
     }
+    for (int i = 0; i < LANES * (CHANNELS + 1); i++)
+        ops.sums[i] = (float)(1 + i % 7);
     for (int i = 0; i < CHANNELS; i++)
         ops.rescale[i] = 0.5f;
     for (int r = 0; r < LANES; r++) {

@@ -213,11 +213,11 @@ HEED_API const char *heed_context_message(const heed_context *context);
 typedef struct heed_report {
     size_t struct_size;           /**< sizeof(heed_report) */
     heed_isa isa;                 /**< the instruction set that ran; never AUTO */
-    const char *path;             /**< the path taken: "softmax-tiles", "softmax-ranges" (few query rows, keys cut into
-                                       ranges), "aft-rows" (each row over its keys), "aft-blocks"
-                                       (matrix products), "aft-scan" (one pass for all
-                                       rows), "aft-steps", "aft-filter", "aft-gate", "merge", or "none" before the
-                                       first call; a constant string */
+    const char *path;             /**< the path taken, a constant string: "softmax-tiles", "softmax-ranges" (few query
+                                       rows, keys cut into ranges), "aft-rows" (key by key), "aft-scan" (one pass for
+                                       all rows), "aft-blocks" (matrix products), "aft-window", "aft-conv", "aft-grid"
+                                       (the same within a window), "aft-steps", "aft-filter", "aft-gate", "merge", or
+                                       "none" before the first call */
     int64_t n_tasks;              /**< independent tasks the work was cut into */
     int n_workers;                /**< most workers that may have run at once; 1: no thread was woken */
     int64_t scratch_bytes;        /**< scratch the call carved, all workers together */

@@ -110,7 +110,8 @@ void HEED_FN(aft_join)(float *rows, int64_t stride, const float *restrict state,
             vm higher = vf_lt(zero, above);
             vf weight = vf_select(vf_eq(key, low), zero, vf_select(higher, one, e));
             num = vf_fma(weight, vf_load_n(other + other_stride + c, width), vf_mul(num, vf_select(higher, e, one)));
-            den = vf_fma(weight, vf_load_n(other + 2 * other_stride + c, width), vf_mul(den, vf_select(higher, e, one)));
+            den =
+                vf_fma(weight, vf_load_n(other + 2 * other_stride + c, width), vf_mul(den, vf_select(higher, e, one)));
             ref = vf_select(higher, key, ref);
         }
         vf_store_n(rows + c, ref, width);
@@ -155,8 +156,8 @@ int HEED_FN(aft_refer)(float *restrict state, const float *restrict ref, int64_t
         apart = vf_add(apart, stays);
         for (int sum = AFT_NUM; sum < AFT_STATE_ROWS; sum++)
             vf_store_n(row + sum * n_channels, vf_mul(vf_load_n(row + sum * n_channels, width), factor), width);
-        vf_store_n(row + AFT_REF_K * n_channels, vf_select(goes, wanted, vf_load_n(row + AFT_REF_K * n_channels, width)),
-                   width);
+        vf_store_n(row + AFT_REF_K * n_channels,
+                   vf_select(goes, wanted, vf_load_n(row + AFT_REF_K * n_channels, width)), width);
         vf_store_n(row + AFT_REF_W * n_channels, vf_select(goes, zero, vf_load_n(row + AFT_REF_W * n_channels, width)),
                    width);
     }

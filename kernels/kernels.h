@@ -14,8 +14,9 @@
 enum {
     HEED_TILE_VECTORS = 3,    /* vectors in the widest tile: 8 keys x 3 vectors fill the registers */
     HEED_MAX_TILE_LANES = 48, /* lanes of the widest tile on any ISA (AVX-512: 3 x 16) */
-    AFT_PANEL = 32,           /* channels whose num and den lie together: one row of both fills the widest tile, */
-    HEED_BLOCK_KEYS = 128     /* and a block of them, 32 KiB, stays in L1; keys in a block of scores: 128 x 48 floats stay in L1 */
+    HEED_BLOCK_KEYS = 128,    /* keys in a block of scores: 128 x 48 floats stay in L1 */
+    AFT_PANEL = 32            /* channels whose num and den lie together: one row of both fills the widest tile of
+                                 mix_rows, and a block of them, 32 KiB, stays in L1 */
 };
 
 /* Terms that underflow in a sum of N products are below N 2^-126 together: nothing beside a sum like this. */
@@ -149,8 +150,7 @@ enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STA
     X(int, aft_refer, (float *restrict state, const float *restrict ref, int64_t n_channels))                          \
     X(void, aft_gather,                                                                                                \
       (float *restrict state, const float *restrict e, int64_t panel_stride, int n_keys, int64_t n_channels))          \
-    X(void, aft_row,                                                                                                   \
-      (float *restrict out, const float *restrict q, const float *restrict state, int64_t n_channels))                 \
+    X(void, aft_row, (float *restrict out, const float *restrict q, const float *restrict state, int64_t n_channels))  \
     X(int, aft_ratio,                                                                                                  \
       (float *restrict out, const float *restrict q, const float *restrict sums, int64_t panel_stride,                 \
        int64_t n_channels, int64_t ahead))                                                                             \

@@ -75,8 +75,7 @@ void HEED_FN(mix_rows)(float *restrict o, int64_t o_stride, const float *restric
 {
     static const int rows[3] = {MIX_ROWS, MIX_ROWS / 2, 1};
     static mix_micro *const micros[3] = {mix_micro_whole, mix_micro_half, mix_micro_single};
-    static mix_micro *const vector_micros[3] = {mix_micro_whole_vector, mix_micro_half_vector,
-                                                mix_micro_single_vector};
+    static mix_micro *const vector_micros[3] = {mix_micro_whole_vector, mix_micro_half_vector, mix_micro_single_vector};
     const int64_t whole = MIX_VECTORS * VF_LANES;
     int t = 0;
     for (int size = 0; size < 3; size++) {

@@ -227,6 +227,98 @@ static void filters_on_a_grid(void **state)
     }
 }
 
+/* Keys that make references move: at every key, at none, at some, at one early and at one late. */
+static void shape_keys(aft_case *c, int64_t kind)
+{
+    const int64_t *shape = c->k.shape;
+    for (int64_t n = 0; n < shape[0] * shape[1] * shape[2] * shape[3]; n++) {
+        const int64_t d = n % shape[3], j = n / shape[3] % shape[2], h = n / shape[3] / shape[2] % shape[1];
+        float *k = tensor_at(&c->k, n / shape[3] / shape[2] / shape[1], h, j, d);
+        switch (kind) {
+        case 1:
+            *k += 9.0f * (float)j;
+            break;
+        case 2:
+            *k -= 9.0f * (float)j;
+            break;
+        case 3:
+            *k += j % 17 == 11 ? 12.0f : 0.0f;
+            break;
+        case 4:
+            *k += j == 3 || j == shape[2] - 2 ? 60.0f : 0.0f;
+            break;
+        default:
+            break;
+        }
+    }
+}
+
+/* Windows, groups and tiles of rows, slices of channels: what lies inside, outside and across their edges. */
+static void windows_of_every_size(void **state)
+{
+    (void)state;
+    static const int64_t tokens[] = {49, 96, 150, 7, 205, 103}, windows[] = {1, 2, 7, 33, 64, 130, 512};
+    static const int64_t channels[] = {1, 19, 32, 33, 70};
+    for (int64_t n = 0; n < 140; n++) {
+        if (!runner_takes(n))
+            continue;
+        random_stream random = random_start((uint64_t)(7000 + n));
+        aft_case c;
+        const int conv = (int)(n / 2 % 2);
+        const int64_t size = tokens[n % 6], window = windows[n / 3 % 7], d = n % 40 == 9 ? 520 : channels[n % 5];
+        create(&c, conv ? ORACLE_AFT_CONV : ORACLE_AFT_LOCAL, (aft_shape){1 + n % 2, conv ? 9 : 1, size, size, d},
+               n % 3 ? LAYOUT_BNHD : LAYOUT_BHND, (uint64_t)n);
+        c.mask.causal = (int)(n % 2);
+        c.query_lengths[0] = c.key_lengths[0] = size - n % 7;
+        c.query_lengths[1] = c.key_lengths[1] = size;
+        if (n % 4 > 1)
+            c.mask.query_lengths = c.mask.key_lengths = c.key_lengths;
+        if (conv) {
+            give_filter(&c, 1, c.mask.causal || window % 2 ? window : window + 1, &random);
+        } else {
+            c.options.window = window;
+            give_bias(&c, n % 8 == 4 ? 2 : 3, &random);
+            c.options.nothing_outside = 0;
+        }
+        shape_keys(&c, n / 5 % 5);
+        expect_aft_match(&c, bound, "windows");
+        heed_report report = HEED_REPORT_INIT;
+        assert_int_equal(heed_context_report(fixture_context, &report), HEED_OK);
+        assert_string_equal(report.path, conv ? "aft-conv" : size < 4 ? "aft-rows" : "aft-window");
+        destroy(&c);
+    }
+}
+
+/* Grids that rows of the filter leave above and below, and columns left and right. */
+static void grids_of_every_size(void **state)
+{
+    (void)state;
+    static const int64_t grids[][4] = {{20, 7, 3, 5},  {3, 70, 1, 7},  {40, 3, 5, 1},  {12, 13, 11, 11},
+                                       {9, 150, 3, 3}, {17, 19, 7, 9}, {5, 130, 3, 65}};
+    for (size_t n = 0; n < 2 * N_OF(grids); n++) {
+        if (!runner_takes((int64_t)n))
+            continue;
+        random_stream random = random_start(n);
+        aft_case c;
+        const int64_t *grid = grids[n % N_OF(grids)], size = grid[0] * grid[1];
+        create(&c, ORACLE_AFT_CONV, (aft_shape){2, 2, size, size, n % 3 ? 19 : 70}, LAYOUT_BNHD, n);
+        c.options.grid_height = grid[0];
+        c.options.grid_width = grid[1];
+        give_filter(&c, grid[2], grid[3], &random);
+        c.query_lengths[0] = c.key_lengths[0] = size - 4;
+        c.query_lengths[1] = size;
+        c.key_lengths[1] = size / 2 + 1;
+        if (n % 2)
+            c.mask.query_lengths = c.query_lengths, c.mask.key_lengths = c.key_lengths;
+        shape_keys(&c, (int64_t)n % 5);
+        expect_aft_match(&c, bound, "grids");
+        heed_report report = HEED_REPORT_INIT;
+        assert_int_equal(heed_context_report(fixture_context, &report), HEED_OK);
+        assert_string_equal(report.path, "aft-grid");
+        destroy(&c);
+    }
+}
+
 static void empty_sizes(void **state)
 {
     (void)state;
@@ -769,6 +861,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sizes_masks_and_biases),
         cmocka_unit_test(filters_on_a_grid),
+        cmocka_unit_test(windows_of_every_size),
+        cmocka_unit_test(grids_of_every_size),
         cmocka_unit_test(empty_sizes),
         cmocka_unit_test(keys_far_apart),
         cmocka_unit_test(early_key_far_above_many),

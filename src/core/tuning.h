@@ -77,6 +77,11 @@ enum {
     HEED_AFT_CONV_HEADS = 8,
     HEED_AFT_FAR = 8,
 
+    /* AFT-conv on a grid: channels of one task, a row of the widest register tile; keys mixed in one go, whole columns:
+     * enough to hide the chain of their den, and to be worth a row of sums. */
+    HEED_AFT_GRID_SLICE = 64,
+    HEED_AFT_GRID_KEYS = 44,
+
     /* AFT: factors of a bias that are added up in one go; longer sums are made of such ones. */
     HEED_AFT_FACTORS = 16,
 

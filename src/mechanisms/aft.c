@@ -4,8 +4,8 @@
  * equation 5), or a filter over the distance, with one key for all channels of a head (conv, equation 6, written as
  * equation 2: the sum over all keys plus the window's exp(w) - 1 would cancel where w is negative).
  *
- * aft_rows.c goes key by key, aft_blocks.c over blocks of keys as matrix products, aft_window.c likewise over windows,
- * with one state for all that lies outside; here one is chosen. */
+ * aft_rows.c goes key by key, aft_blocks.c over blocks of keys as matrix products; aft_window.c, aft_conv.c and aft_grid.c
+ * likewise over windows, with one set of sums for all that lies outside; here one is chosen. */
 #include "core/scratch.h"
 #include "core/sizes.h"
 #include "core/tensor.h"
@@ -30,26 +30,39 @@ typedef struct aft_way {
 
 static aft_way choose(const aft_plan *p, int n_threads)
 {
-    int64_t n_queries = p->q.shape[2], d = p->q.shape[3];
+    int64_t n_queries = p->q.shape[2], d = p->q.shape[3], n_taps = p->filter.shape[2] * p->filter.shape[3];
     double rows = (double)(p->q.shape[0] * p->q.shape[1] * n_queries) * (double)d, pairs = rows * (double)p->k.shape[2];
-    int see_first = sees_first_keys(p), see_alike = see_first && p->mask.right <= 0;
-    if (p->form == AFT_SIMPLE && see_first)
-        return (aft_way){"aft-scan", heed_aft_scan_task, heed_aft_rows_bytes(p), 1,
-                         heed_divide_up(d, HEED_AFT_CHANNELS), 2.0 * EXP_FLOPS * rows};
-    if (p->form == AFT_CONV && see_alike && (p->mask.right < 0 || p->mask.mask.causal) && p->grid_width == 0)
-        return (aft_way){"aft-conv", heed_aft_conv_task, heed_aft_conv_bytes(p), heed_aft_conv_heads(p, n_threads),
-                         heed_divide_up(d, HEED_AFT_SLICE), 2.0 * rows * (double)p->filter.shape[3]};
-    if (p->form == AFT_CONV || n_queries < HEED_AFT_FEW_ROWS || !see_first)
-        return (aft_way){"aft-rows", heed_aft_rows_task, heed_aft_rows_bytes(p), 1,
-                         heed_divide_up(n_queries, HEED_AFT_ROWS), EXP_FLOPS * pairs};
-    if (p->form == AFT_LOCAL && see_alike && p->window <= HEED_AFT_WIDEST_WINDOW)
-        return (aft_way){"aft-window", heed_aft_window_task, heed_aft_window_bytes(p), 1, heed_aft_window_parts(p),
-                         8.0 * rows * (double)p->window};
-    return (aft_way){"aft-blocks", heed_aft_blocks_task, heed_aft_blocks_bytes(p), 1, heed_aft_blocks_parts(p),
-                     4.0 * pairs};
+    int see_first = sees_first_keys(p), see_all = see_first && p->mask.right < 0;
+    int see_past = see_first && p->mask.right == 0, is_causal = see_past && p->mask.mask.causal;
+    aft_way way = {.heads = 1};
+    if (p->form == AFT_SIMPLE && see_first) {
+        way.path = "aft-scan", way.task = heed_aft_scan_task, way.bytes = heed_aft_rows_bytes(p);
+        way.parts = heed_divide_up(d, HEED_AFT_CHANNELS);
+        way.flops = 2.0 * EXP_FLOPS * rows;
+    } else if (p->form == AFT_CONV && (see_all || is_causal) && p->grid_width == 0) {
+        way.path = "aft-conv", way.task = heed_aft_conv_task, way.bytes = heed_aft_conv_bytes(p);
+        way.heads = heed_aft_conv_heads(p, n_threads), way.parts = heed_divide_up(d, HEED_AFT_SLICE);
+        way.flops = 2.0 * rows * (double)n_taps;
+    } else if (p->form == AFT_CONV && see_all && p->grid_width >= AFT_PARKED_ROWS) {
+        way.path = "aft-grid", way.task = heed_aft_grid_task, way.bytes = heed_aft_grid_bytes(p);
+        way.parts = heed_aft_grid_parts(p);
+        way.flops = 2.0 * rows * (double)n_taps;
+    } else if (p->form == AFT_CONV || n_queries < HEED_AFT_FEW_ROWS || !see_first) {
+        way.path = "aft-rows", way.task = heed_aft_rows_task, way.bytes = heed_aft_rows_bytes(p);
+        way.parts = heed_divide_up(n_queries, HEED_AFT_ROWS);
+        way.flops = EXP_FLOPS * pairs;
+    } else if (p->form == AFT_LOCAL && (see_all || see_past) && p->window <= HEED_AFT_WIDEST_WINDOW) {
+        way.path = "aft-window", way.task = heed_aft_window_task, way.bytes = heed_aft_window_bytes(p);
+        way.parts = heed_aft_window_parts(p);
+        way.flops = 8.0 * rows * (double)p->window;
+    } else {
+        way.path = "aft-blocks", way.task = heed_aft_blocks_task, way.bytes = heed_aft_blocks_bytes(p);
+        way.parts = heed_aft_blocks_parts(p);
+        way.flops = 4.0 * pairs;
+    }
+    return way;
 }
 
-/* Enough for every way that the form may take: mask and number of rows decide which, and have no say here. */
 int64_t heed_aft_worker_bytes(const aft_plan *p)
 {
     if (p->q.shape[3] > HEED_MAX_SCRATCH_CHANNELS || p->query_factors.shape[3] > HEED_MAX_SCRATCH_CHANNELS ||
@@ -62,6 +75,9 @@ int64_t heed_aft_worker_bytes(const aft_plan *p)
         bytes = heed_larger(bytes, heed_aft_window_bytes(p));
     if (p->form == AFT_CONV && p->grid_width == 0)
         bytes = heed_larger(bytes, heed_aft_conv_bytes(p));
+    if (p->form == AFT_CONV && p->grid_width > 0)
+        bytes = heed_larger(
+            bytes, p->grid_width < HEED_MAX_SCRATCH_CHANNELS / p->filter.shape[2] ? heed_aft_grid_bytes(p) : INT64_MAX);
     return bytes;
 }
 

@@ -1,6 +1,8 @@
 /* The position bias of AFT for one query and a range of keys: a matrix, a product of factors (equation 7), a band, a
  * filter. */
+#include "core/sizes.h"
 #include "core/tensor.h"
+#include "core/tuning.h"
 #include "mechanisms/aft_parts.h"
 
 #include <math.h>
@@ -84,5 +86,55 @@ void heed_aft_bias(const aft_plan *p, int64_t b, int64_t h, int64_t i, heed_key_
     for (int64_t j = keys.begin; visible && j < keys.end; j++) {
         if (!visible[j])
             w[j - keys.begin] = -INFINITY;
+    }
+}
+
+/* ---- factors of many keys ---- */
+
+int64_t heed_aft_packed_floats(const aft_plan *p, int64_t n_keys)
+{
+    return p->query_factors.shape[3] * (n_keys + HEED_MAX_TILE_LANES);
+}
+
+void heed_aft_pack_factors(const aft_job *job, const aft_lane *x, heed_key_range keys, float *packed)
+{
+    const heed_tensor *v = &job->plan->key_factors;
+    int64_t lanes = job->kernels->tile_lanes;
+    for (int64_t j = keys.begin; j < keys.end; j += lanes) {
+        const float *rows[HEED_MAX_TILE_LANES];
+        int n_keys = (int)heed_smaller(lanes, keys.end - j);
+        for (int i = 0; i < n_keys; i++)
+            rows[i] = heed_row(v, x->b, x->h, j + i);
+        job->kernels->pack_tile(packed + (j - keys.begin) * v->shape[3], rows, n_keys, v->shape[3], 1.0f);
+    }
+}
+
+void heed_aft_factored_bias(const aft_job *job, const aft_lane *x, int64_t first, int n_rows, heed_key_range keys,
+                            const float *packed, int64_t origin, float *w, int64_t stride)
+{
+    const heed_tensor *u = &job->plan->query_factors;
+    int64_t lanes = job->kernels->tile_lanes, n_factors = u->shape[3];
+    float ones[HEED_AFT_GROUP_ROWS];
+    for (int r = 0; r < n_rows; r++) {
+        ones[r] = 1.0f;
+        memset(w + r * stride, 0, (size_t)(keys.end - keys.begin) * sizeof *w);
+    }
+    for (int64_t j = keys.begin, end; j < keys.end; j = end) {
+        int64_t lane = (j - origin) % lanes;
+        const float *tile = packed + (j - origin - lane) * n_factors + lane;
+        end = heed_smaller(keys.end, j - lane + lanes);
+        for (int64_t c = 0; c < n_factors; c += HEED_AFT_FACTORS)
+            job->kernels->mix_rows(w + (j - keys.begin), stride, ones, heed_row(u, x->b, x->h, first) + c, u->stride[2],
+                                   1, tile + c * lanes, lanes, (int)heed_smaller(HEED_AFT_FACTORS, n_factors - c),
+                                   n_rows, end - j);
+    }
+}
+
+void heed_aft_cut_window(const aft_plan *p, int64_t b, int64_t i, heed_key_range keys, float *w)
+{
+    heed_key_range inside = heed_range_common(heed_aft_window(p, b, i), keys);
+    for (int64_t j = keys.begin; j < keys.end; j++) {
+        if (j < inside.begin || j >= inside.end)
+            w[j - keys.begin] = 0.0f;
     }
 }

@@ -47,13 +47,13 @@ static int64_t slice_channels(const aft_plan *p) { return heed_smaller(p->q.shap
 static int64_t carve(block_scratch *s, char *memory, const aft_plan *p)
 {
     heed_arena arena = {memory, 0};
-    int64_t d = slice_channels(p), n_factors = p->query_factors.shape[3];
+    int64_t d = slice_channels(p);
     s->reference = heed_arena_take_floats(&arena, d);
     s->factor = heed_arena_take_floats(&arena, d);
     s->weighed = heed_arena_take_floats(&arena, panel_floats(d, HEED_BLOCK_KEYS));
     s->sums = heed_arena_take_floats(&arena, panel_floats(d, HEED_AFT_GROUP_ROWS));
     s->p = heed_arena_take_floats(&arena, (int64_t)HEED_AFT_GROUP_ROWS * HEED_BLOCK_KEYS);
-    s->key_factors = heed_arena_take_floats(&arena, n_factors * (HEED_BLOCK_KEYS + HEED_MAX_TILE_LANES));
+    s->key_factors = heed_arena_take_floats(&arena, heed_aft_packed_floats(p, HEED_BLOCK_KEYS));
     s->state = heed_arena_take_floats(&arena, AFT_STATE_ROWS * d);
     s->w = heed_arena_take_floats(&arena, HEED_FOLD_KEYS);
     return arena.bytes;
@@ -65,55 +65,33 @@ int64_t heed_aft_blocks_bytes(const aft_plan *p)
     return carve(&s, NULL, p);
 }
 
-static float *panel_of(float *panels, int64_t c, int64_t n_rows)
-{
-    return panels + c / AFT_PANEL * n_rows * PANEL_ROW;
-}
+static float *panel_of(float *panels, int64_t c, int64_t n_rows) { return panels + c / AFT_PANEL * n_rows * PANEL_ROW; }
 
 static int64_t panel_width(const row_group *g, int64_t c) { return heed_smaller(AFT_PANEL, g->x.n - c); }
 
 /* ---- a block of keys ---- */
 
-/* w = u v^T of all rows of the group, in p: the rows of u are weights, the transposed ones of v what they mix. */
-static void factored_block(const aft_job *job, const row_group *g, heed_key_range block, const block_scratch *s)
-{
-    const aft_plan *p = job->plan;
-    const heed_kernels *kernels = job->kernels;
-    const heed_tensor *u = &p->query_factors;
-    int64_t n_factors = u->shape[3];
-    float ones[HEED_AFT_GROUP_ROWS];
-    for (int r = 0; r < g->n_rows; r++)
-        ones[r] = 1.0f;
-    memset(s->p, 0, (size_t)g->n_rows * HEED_BLOCK_KEYS * sizeof *s->p);
-    for (int64_t j = block.begin; j < block.end; j += kernels->tile_lanes) {
-        const float *rows[HEED_MAX_TILE_LANES];
-        int n_keys = (int)heed_smaller(kernels->tile_lanes, block.end - j);
-        for (int i = 0; i < n_keys; i++)
-            rows[i] = heed_row(&p->key_factors, g->x.b, g->x.h, j + i);
-        kernels->pack_tile(s->key_factors, rows, n_keys, n_factors, 1.0f);
-        for (int64_t c = 0; c < n_factors; c += HEED_AFT_FACTORS)
-            kernels->mix_rows(s->p + (j - block.begin), HEED_BLOCK_KEYS, ones, heed_row(u, g->x.b, g->x.h, g->first) + c,
-                              u->stride[2], 1, s->key_factors + c * kernels->tile_lanes, kernels->tile_lanes,
-                              (int)heed_smaller(HEED_AFT_FACTORS, n_factors - c), g->n_rows, n_keys);
-    }
-}
-
-/* w of row r; where it is not a row of a matrix it is made, in `made`. */
-static const float *bias_row(const aft_job *job, const row_group *g, int r, heed_key_range block, float *made)
+/* w of row r and keys of the block: a row of the matrix, or what stands or is made in `row`. */
+static const float *bias_row(const aft_job *job, const row_group *g, int r, heed_key_range keys, float *row)
 {
     const aft_plan *p = job->plan;
     if (p->form == AFT_FULL && p->w.data)
-        return heed_row(&p->w, g->x.b, g->x.h, g->first + r) + block.begin;
-    if (p->form != AFT_FULL || !p->query_factors.data)
-        heed_aft_bias(p, g->x.b, g->x.h, g->first + r, block, made);
-    return made;
+        return heed_row(&p->w, g->x.b, g->x.h, g->first + r) + keys.begin;
+    if (!p->query_factors.data)
+        heed_aft_bias(p, g->x.b, g->x.h, g->first + r, keys, row);
+    else if (p->form == AFT_LOCAL)
+        heed_aft_cut_window(p, g->x.b, g->first + r, keys, row);
+    return row;
 }
 
 /* p of all rows, and how many of the block's keys each sees. */
 static void weigh_rows(const aft_job *job, row_group *g, heed_key_range block, const block_scratch *s, int *n_seen)
 {
-    if (job->plan->form == AFT_FULL && job->plan->query_factors.data)
-        factored_block(job, g, block, s);
+    if (job->plan->query_factors.data) {
+        heed_aft_pack_factors(job, &g->x, block, s->key_factors);
+        heed_aft_factored_bias(job, &g->x, g->first, g->n_rows, block, s->key_factors, block.begin, s->p,
+                               HEED_BLOCK_KEYS);
+    }
     for (int r = 0; r < g->n_rows; r++) {
         heed_key_range own = heed_range_common(g->sees[r], block);
         float *row = s->p + (int64_t)r * HEED_BLOCK_KEYS;
@@ -169,8 +147,8 @@ static void add_block(const aft_job *job, row_group *g, heed_key_range block, co
         for (const row_tile *t = tiles; t < tiles + n_tiles; t++) {
             if (t->n_keys > 0)
                 job->kernels->mix_rows(sums + (int64_t)t->first * PANEL_ROW, PANEL_ROW, g->rescale + t->first,
-                                       s->p + (int64_t)t->first * HEED_BLOCK_KEYS, HEED_BLOCK_KEYS, 1, weighed, PANEL_ROW,
-                                       t->n_keys, t->n_rows, 2 * panel_width(g, c));
+                                       s->p + (int64_t)t->first * HEED_BLOCK_KEYS, HEED_BLOCK_KEYS, 1, weighed,
+                                       PANEL_ROW, t->n_keys, t->n_rows, 2 * panel_width(g, c));
         }
     }
 }
@@ -253,7 +231,8 @@ static void start_group(const aft_job *job, int64_t index, const block_scratch *
     }
     for (int64_t c = 0; c < g->x.n; c++)
         s->reference[c] = -INFINITY;
-    memset(s->sums, 0, (size_t)panel_floats(g->x.n, HEED_AFT_GROUP_ROWS) * sizeof *s->sums);
+    for (int64_t c = 0; c < g->x.n; c += AFT_PANEL)
+        memset(panel_of(s->sums, c, HEED_AFT_GROUP_ROWS), 0, (size_t)(g->n_rows * PANEL_ROW) * sizeof *s->sums);
 }
 
 void heed_aft_blocks_task(void *argument, int64_t index, int worker)

@@ -16,6 +16,15 @@ typedef struct aft_job {
     atomic_llong exact_recomputations;
 } aft_job;
 
+/* Sums wait in rows of output until these are written: num, den and the reference begin a row each. */
+enum { AFT_PARKED_ROWS = 3 };
+
+/* The channels [first, first + n) of a head, and the state of one query over the keys added so far. */
+typedef struct aft_lane {
+    int64_t b, h, first, n;
+    float *state; /* [AFT_STATE_ROWS][n] */
+} aft_lane;
+
 /* ---- aft_bias.c ---- */
 
 /* The keys within the window of query i, or of a filter of one dimension, whether they exist or not. */
@@ -24,13 +33,19 @@ heed_key_range heed_aft_window(const aft_plan *plan, int64_t b, int64_t i);
 /* w of query i and keys [begin, end); -inf for a key that the boolean mask hides. */
 void heed_aft_bias(const aft_plan *plan, int64_t b, int64_t h, int64_t i, heed_key_range keys, float *w);
 
-/* ---- aft_rows.c ---- */
+/* Factors of many keys, transposed (pack_tile): scratch for n_keys of them; packs those of `keys`. */
+int64_t heed_aft_packed_floats(const aft_plan *plan, int64_t n_keys);
+void heed_aft_pack_factors(const aft_job *job, const aft_lane *lane, heed_key_range keys, float *packed);
 
-/* The channels [first, first + n) of a head, and the state of one query over the keys added so far. */
-typedef struct aft_lane {
-    int64_t b, h, first, n;
-    float *state; /* [AFT_STATE_ROWS][n] */
-} aft_lane;
+/* u.v of queries [first, first + n_rows) and `keys` into rows of w, from factors packed from key `origin` on: rows of u
+ * are the weights that mix the transposed rows of v. */
+void heed_aft_factored_bias(const aft_job *job, const aft_lane *lane, int64_t first, int n_rows, heed_key_range keys,
+                            const float *packed, int64_t origin, float *w, int64_t stride);
+
+/* 0 for those of the keys that lie outside the window of query i. */
+void heed_aft_cut_window(const aft_plan *plan, int64_t b, int64_t i, heed_key_range keys, float *w);
+
+/* ---- aft_rows.c ---- */
 
 /* Slice `index` of `channels` channels of head `head`, counted over the batch. */
 aft_lane heed_aft_slice(const aft_job *job, int64_t head, int64_t index, int64_t channels, float *state);
@@ -42,6 +57,9 @@ const float *heed_aft_query(const aft_plan *plan, const aft_lane *lane, int64_t 
 
 /* No key added yet. */
 void heed_aft_reset(const aft_lane *lane);
+
+/* The first part of a range, or the last one where not `forward`, that no multiple of HEED_FOLD_KEYS cuts. */
+heed_key_range heed_aft_next_part(heed_key_range keys, int forward);
 
 /* What aft_join made of a state is a state again. */
 void heed_aft_load_state(const aft_lane *lane, const float *rows, int64_t stride);
@@ -92,7 +110,8 @@ int heed_aft_store_sums(const aft_job *job, const aft_lane *lane, int64_t i, con
 /* Replaces channels of row i by what the lane's state gives, which was found key by key: those where the sums prove
  * nothing, and, where the sums were spoiled, those that see what is not finite. Where they do not see it, what the sums
  * hold is right, and stays bit for bit. `row` is scratch for n channels. */
-void heed_aft_replace_sums(aft_job *job, const aft_lane *lane, int64_t i, const aft_sums *sums, int spoiled, float *row);
+void heed_aft_replace_sums(aft_job *job, const aft_lane *lane, int64_t i, const aft_sums *sums, int spoiled,
+                           float *row);
 
 /* ---- aft_blocks.c ---- */
 
@@ -115,5 +134,13 @@ int64_t heed_aft_window_bytes(const aft_plan *plan);
 void heed_aft_conv_task(void *job, int64_t index, int worker);
 int64_t heed_aft_conv_heads(const aft_plan *plan, int n_threads);
 int64_t heed_aft_conv_bytes(const aft_plan *plan);
+
+/* ---- aft_grid.c ---- */
+
+/* Tasks: slices of channels of a head, all rows. Filters of two dimensions, where each row sees all keys; the grid is
+ * AFT_PARKED_ROWS wide or more. */
+void heed_aft_grid_task(void *job, int64_t index, int worker);
+int64_t heed_aft_grid_parts(const aft_plan *plan);
+int64_t heed_aft_grid_bytes(const aft_plan *plan);
 
 #endif

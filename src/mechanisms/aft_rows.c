@@ -56,6 +56,15 @@ void heed_aft_reset(const aft_lane *x)
         x->state[i] = i < x->n ? -INFINITY : 0.0f; /* AFT_REF_K is the first row */
 }
 
+heed_key_range heed_aft_next_part(heed_key_range keys, int forward)
+{
+    if (forward)
+        keys.end = heed_smaller(keys.end, (keys.begin / HEED_FOLD_KEYS + 1) * HEED_FOLD_KEYS);
+    else
+        keys.begin = heed_larger(keys.begin, (keys.end - 1) / HEED_FOLD_KEYS * HEED_FOLD_KEYS);
+    return keys;
+}
+
 void heed_aft_load_state(const aft_lane *x, const float *rows, int64_t stride)
 {
     static const int places[3] = {AFT_REF_K, AFT_NUM, AFT_DEN};

@@ -25,14 +25,15 @@ enum { PANEL_ROW = 2 * AFT_PANEL, GROUP_TILES = HEED_AFT_WINDOW_ROWS / HEED_AFT_
 enum { OUTSIDE_ROWS = 3 };
 
 typedef struct window_scratch {
-    float *reference, *factor; /* [d] */
-    float *weighed;            /* panels [union keys][PANEL_ROW]: key j stands in row j modulo these */
-    float *sums;               /* panels [HEED_AFT_WINDOW_ROWS][PANEL_ROW] */
-    float *p;                  /* [HEED_AFT_WINDOW_ROWS][union] */
-    float *prefix, *suffix;    /* states [AFT_STATE_ROWS][d] */
+    float *reference, *factor;   /* [d] */
+    float *weighed;              /* panels [union keys][PANEL_ROW]: key j stands in row j modulo these */
+    float *sums;                 /* panels [HEED_AFT_WINDOW_ROWS][PANEL_ROW] */
+    float *p;                    /* [HEED_AFT_WINDOW_ROWS][union] */
+    float *prefix, *suffix;      /* states [AFT_STATE_ROWS][d] */
     float *outside[GROUP_TILES]; /* rows ref, num, den [d]: prefix and suffix of a tile */
-    float *state; /* of a row computed again */
-    float *tail;  /* rows ref, num, den [d]: the suffix of a last group of fewer rows */
+    float *state;                /* of a row computed again */
+    float *key_factors;
+    float *tail; /* rows ref, num, den [d]: the suffix of a last group of fewer rows */
     float *ones, *zeros;
 } window_scratch;
 
@@ -57,9 +58,9 @@ typedef struct window_walk {
     int64_t union_keys;  /* the most keys that a group needs */
     heed_key_range held; /* keys weighed and in the ring */
     outside_sums prefix, suffix;
-    int64_t prefix_end;  /* keys before this one are in the prefix */
-    int64_t clean_end;   /* before this key every exp(k - r) v was finite; behind it 0 may stand in its place */
-    int64_t first;       /* the group */
+    int64_t prefix_end; /* keys before this one are in the prefix */
+    int64_t clean_end;  /* before this key every exp(k - r) v was finite; behind it 0 may stand in its place */
+    int64_t first;      /* the group */
     int n_rows, n_tiles;
     window_tile tiles[GROUP_TILES];
     heed_key_range sees[HEED_AFT_WINDOW_ROWS];
@@ -84,6 +85,7 @@ static int64_t carve(window_scratch *s, char *memory, const aft_plan *p)
     for (int t = 0; t < GROUP_TILES; t++)
         s->outside[t] = heed_arena_take_floats(&arena, OUTSIDE_ROWS * d);
     s->state = heed_arena_take_floats(&arena, AFT_STATE_ROWS * d);
+    s->key_factors = heed_arena_take_floats(&arena, heed_aft_packed_floats(p, union_keys(p)));
     s->tail = heed_arena_take_floats(&arena, OUTSIDE_ROWS * d);
     s->ones = heed_arena_take_floats(&arena, HEED_AFT_TILE_ROWS);
     s->zeros = heed_arena_take_floats(&arena, HEED_FOLD_KEYS);
@@ -100,7 +102,10 @@ int64_t heed_aft_window_parts(const aft_plan *p) { return heed_divide_up(p->q.sh
 
 /* ---- keys and windows ---- */
 
-static heed_key_range all_keys(const window_walk *g) { return heed_visible_range(&g->job->plan->mask, g->x.b, g->length - 1); }
+static heed_key_range all_keys(const window_walk *g)
+{
+    return heed_visible_range(&g->job->plan->mask, g->x.b, g->length - 1);
+}
 
 /* The keys of row i's window, seen or not, within the keys there are. */
 static heed_key_range window_of(const window_walk *g, int64_t i)
@@ -140,11 +145,7 @@ static void add_outside(window_walk *g, outside_sums *o, heed_key_range keys, in
     const heed_kernels *kernels = g->job->kernels;
     const aft_plan *p = g->job->plan;
     while (!heed_range_is_empty(keys)) {
-        heed_key_range part = keys;
-        if (forward)
-            part.end = heed_smaller(keys.end, (keys.begin / HEED_FOLD_KEYS + 1) * HEED_FOLD_KEYS);
-        else
-            part.begin = heed_larger(keys.begin, (keys.end - 1) / HEED_FOLD_KEYS * HEED_FOLD_KEYS);
+        heed_key_range part = heed_aft_next_part(keys, forward);
         int64_t from = forward ? part.begin : part.end - 1, sign = forward ? 1 : -1;
         int in_ring = part.begin >= g->held.begin && part.end <= heed_smaller(g->held.end, ring_end(g, part.begin));
         if (o->level && in_ring && part.end <= g->clean_end) {
@@ -214,9 +215,9 @@ static void hold_keys(window_walk *g, heed_key_range keys)
     while (g->held.end < keys.end) {
         int64_t j = g->held.end, end = heed_smaller(keys.end, ring_end(g, j));
         const float *key = heed_row(k, g->x.b, g->x.h, j) + g->x.first;
-        int n_clean, n_weighed = g->job->kernels->aft_weigh(ring_row(g, j), g->union_keys * PANEL_ROW, g->s.reference, key,
-                                                   k->stride[2], heed_row(v, g->x.b, g->x.h, j) + g->x.first,
-                                                   v->stride[2], (int)(end - j), g->x.n, &n_clean);
+        int n_clean, n_weighed = g->job->kernels->aft_weigh(
+                         ring_row(g, j), g->union_keys * PANEL_ROW, g->s.reference, key, k->stride[2],
+                         heed_row(v, g->x.b, g->x.h, j) + g->x.first, v->stride[2], (int)(end - j), g->x.n, &n_clean);
         g->held.end += n_weighed;
         if (n_clean < n_weighed)
             g->clean_end = heed_smaller(g->clean_end, j + n_clean);
@@ -291,21 +292,54 @@ static void start_tile(window_walk *g, int t)
 
 static float *weights_row(const window_walk *g, int r) { return g->s.p + r * g->union_keys; }
 
-/* exp(w - m) of the rows of a tile. */
-static void weigh_rows(window_walk *g, const window_tile *tile)
+/* w of row r and keys of its window: in a matrix, in a band, or from factors in `row`, which begins with key `origin`. */
+static const float *bias_row(const window_walk *g, int r, heed_key_range keys, const float *row, int64_t origin)
 {
     const aft_plan *p = g->job->plan;
-    for (int r = tile->first; r < tile->first + tile->n_rows; r++) {
-        heed_key_range own = heed_range_common(g->sees[r], tile->keys);
-        int64_t n_seen = heed_larger(own.end - own.begin, 0), n_keys = tile->keys.end - tile->keys.begin;
-        float *row = weights_row(g, r);
-        g->rescale[r] = 1.0f;
-        if (n_seen > 0) {
-            heed_aft_bias(p, g->x.b, g->x.h, g->first + r, own, row);
-            g->job->kernels->softmax_row(row, row, row, (int)n_seen, &g->m[r], &g->rescale[r]);
-        }
-        memset(row + n_seen, 0, (size_t)(n_keys - n_seen) * sizeof *row);
+    int64_t i = g->first + r;
+    if (p->banded)
+        return heed_row(&p->w, g->x.b, g->x.h, i) + (keys.begin - heed_aft_window(p, g->x.b, i).begin);
+    return p->w.data ? heed_row(&p->w, g->x.b, g->x.h, i) + keys.begin : row + (keys.begin - origin);
+}
+
+static void fill(float *row, int64_t begin, int64_t end, float x)
+{
+    for (int64_t j = begin; j < end; j++)
+        row[j] = x;
+}
+
+/* exp(w - m) of row r over the keys of its tile: those of its window by w, the others all alike, zeros behind what it
+ * sees. */
+static void weigh_row(window_walk *g, const window_tile *tile, int r)
+{
+    const aft_plan *p = g->job->plan;
+    heed_key_range own = heed_range_common(g->sees[r], tile->keys);
+    heed_key_range inside = heed_range_common(own, heed_aft_window(p, g->x.b, g->first + r));
+    int64_t origin = tile->keys.begin, n_seen = heed_larger(own.end - own.begin, 0);
+    float *row = weights_row(g, r);
+    if (heed_range_is_empty(inside) || !(p->w.data || p->query_factors.data))
+        inside = (heed_key_range){own.begin, own.begin};
+    int64_t begin = inside.begin - origin, end = inside.end - origin;
+    g->rescale[r] = 1.0f;
+    if (n_seen > end - begin)
+        g->m[r] = 0.0f;
+    if (end > begin) {
+        const float *w = bias_row(g, r, inside, row, origin);
+        const float *ahead = w == row + begin ? w : bias_row(g, r + (r + 1 < g->n_rows), inside, row, origin);
+        g->job->kernels->softmax_row(row + begin, w, ahead, (int)(end - begin), &g->m[r], &g->rescale[r]);
     }
+    fill(row, 0, begin, g->rescale[r]); /* e^(0 - m): m was 0 before, if there are any */
+    fill(row, end, n_seen, g->rescale[r]);
+    fill(row, n_seen, tile->keys.end - origin, 0.0f);
+}
+
+static void weigh_rows(window_walk *g, const window_tile *tile)
+{
+    if (g->job->plan->query_factors.data)
+        heed_aft_factored_bias(g->job, &g->x, g->first + tile->first, tile->n_rows, tile->keys, g->s.key_factors,
+                               g->tiles[0].keys.begin, weights_row(g, tile->first), g->union_keys);
+    for (int r = tile->first; r < tile->first + tile->n_rows; r++)
+        weigh_row(g, tile, r);
 }
 
 /* Blocks of keys, so that one stays in L1 while all tiles take it through. */
@@ -353,6 +387,10 @@ static void walk(window_walk *g)
 {
     for (int64_t first = 0; first < g->length; first += g->n_rows) {
         start_group(g, first);
+        if (g->job->plan->query_factors.data)
+            heed_aft_pack_factors(g->job, &g->x,
+                                  (heed_key_range){g->tiles[0].keys.begin, g->tiles[g->n_tiles - 1].keys.end},
+                                  g->s.key_factors);
         if (!g->causal)
             add_suffixes(g);
         for (int t = 0; t < g->n_tiles; t++) {

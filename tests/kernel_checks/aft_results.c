@@ -1,64 +1,10 @@
-/* aft_row and aft_ratio: sums become results; and gate_array, whose bits both have where they gate. */
+/* aft_row, aft_ratio and ratio_rows: sums become results, behind the gate of gate_array. */
 #include "kernel_checks/checks.h"
+#include "kernel_checks/gates.h"
 
 #include <float.h>
 
-enum { MAX_LENGTH = 200 };
-
 static const float spoilers[] = {NAN, INFINITY, -INFINITY};
-
-/* ---- Gates ---- */
-
-static float draw_gate(random_stream *random)
-{
-    static const float edges[] = {0.0f,    -0.0f,   INFINITY, -INFINITY, 1e30f, -1e30f, FLT_MAX, -FLT_MAX,
-                                  FLT_MIN, -1e-45f, 1e-45f,   -1e-39f,   87.3f, -87.3f, -87.4f,  -88.8f,
-                                  -104.0f, 88.8f,   104.0f,   -103.9f,   17.0f, -17.0f, NAN};
-    const int64_t kind = random_below(random, 4);
-    if (kind == 0)
-        return edges[random_below(random, sizeof edges / sizeof edges[0])];
-    if (kind == 1)
-        return random_uniform(random, -110.0f, 110.0f);
-    return kind == 2 ? 3.0f * random_normal(random)
-                     : random_normal(random) * exp2f(random_uniform(random, -140.0f, 3.0f));
-}
-
-static float draw_gated(random_stream *random)
-{
-    static const float edges[] = {1.0f, -1.0f, 0.0f, -0.0f, NAN, 1e30f, -1e30f, 1e-39f, FLT_MAX};
-    const int64_t kind = random_below(random, 20);
-    return kind < 9 ? edges[kind] : random_normal(random);
-}
-
-/* Queries of all kinds, and what they make of results: the bits of gate_array. */
-typedef struct gate_case {
-    buffer q, out, want;
-} gate_case;
-
-static gate_case make_gate_case(int64_t n, guard_side side, random_stream *random)
-{
-    gate_case g = {make_buffer(n, side), make_buffer(n, side), make_buffer(n, side)};
-    for (int64_t i = 0; i < n; i++)
-        g.q.data[i] = draw_gate(random);
-    keep_bits(&g.q);
-    return g;
-}
-
-static void gate_results(gate_case *g, const float *results)
-{
-    kernels->gate_array(g->want.data, g->q.data, results, (int64_t)g->q.n_floats);
-}
-
-/* Looks at the canaries of `out`, and that q is kept. */
-static void free_gate_case(gate_case *g)
-{
-    expect_kept(&g->q, "q");
-    keep_bits(&g->out);
-    expect_kept(&g->out, "out");
-    free_buffer(&g->q);
-    free_buffer(&g->out);
-    free_buffer(&g->want);
-}
 
 /* ---- aft_row ---- */
 
@@ -136,93 +82,149 @@ void check_aft_row(void **state)
 
 /* ---- aft_ratio ---- */
 
+/* Sums in panels: panel c / AFT_PANEL, a num for each of its channels, then as many den. */
 typedef struct ratio_case {
-    buffer num, den, out;
+    buffer sums, out;
+    int64_t panel_stride, n_channels;
 } ratio_case;
 
+static int64_t ratio_width(const ratio_case *r, int64_t c)
+{
+    const int64_t left = r->n_channels - c / AFT_PANEL * AFT_PANEL;
+    return left < AFT_PANEL ? left : AFT_PANEL;
+}
+
+static float *num_of(const ratio_case *r, int64_t c)
+{
+    return r->sums.data + c / AFT_PANEL * r->panel_stride + c % AFT_PANEL;
+}
+
+static float *den_of(const ratio_case *r, int64_t c) { return num_of(r, c) + ratio_width(r, c); }
+
 /* Denominators that prove something, down to the smallest. */
-static void fill_ratio(ratio_case *r, int64_t c, random_stream *random)
+static float draw_den(random_stream *random)
+{
+    return random_below(random, 8) == 0
+               ? AFT_SMALLEST_PROOF
+               : random_uniform(random, 1.0f, 2.0f) * exp2f((float)random_below(random, 146) - 86.0f);
+}
+
+static float draw_num(float den, random_stream *random)
 {
     const int64_t kind = random_below(random, 8);
-    const float den = kind == 0 ? AFT_SMALLEST_PROOF
-                                : random_uniform(random, 1.0f, 2.0f) * exp2f((float)random_below(random, 146) - 86.0f);
-    r->den.data[c] = den;
-    r->num.data[c] = kind == 1 ? den : kind == 2 ? -den : kind == 3 ? 0.0f : den * random_normal(random);
+    return kind == 1 ? den : kind == 2 ? -den : kind == 3 ? 0.0f : den * random_normal(random);
+}
+
+static ratio_case make_ratio_case(int64_t index, int64_t n, random_stream *random)
+{
+    ratio_case r = {.n_channels = n, .panel_stride = 2 * AFT_PANEL + random_below(random, 3) * 7};
+    const int64_t last = n - 1;
+    r.sums = make_buffer(n > 0 ? last / AFT_PANEL * r.panel_stride + last % AFT_PANEL + ratio_width(&r, last) + 1 : 0,
+                         side_of(index));
+    r.out = make_buffer(n, side_of(index));
+    for (int64_t c = 0; c < n; c++) {
+        *den_of(&r, c) = draw_den(random);
+        *num_of(&r, c) = draw_num(*den_of(&r, c), random);
+    }
+    keep_bits(&r.sums);
+    return r;
 }
 
 static int run_ratio(ratio_case *r, const float *q, float *out)
 {
-    return kernels->aft_ratio(out, q, r->num.data, r->den.data, (int64_t)r->out.n_floats);
+    return kernels->aft_ratio(out, q, r->sums.data, r->panel_stride, r->n_channels, r->n_channels);
+}
+
+/* One ulp, at most 2^-23; exact for num = den. */
+static int is_ratio(float got, float num, float den)
+{
+    const double want = (double)num / (double)den;
+    return fabsf(num) == den ? got == num / den : is_close(got, want, 0x1p-23 * fabs(want) + 0x1p-149);
 }
 
 static void compare_ratio(const ratio_case *r, int64_t c)
 {
-    const float num = r->num.data[c], den = r->den.data[c], got = r->out.data[c];
-    const double want = (double)num / (double)den;
-    /* One ulp, at most 2^-23; exact for num = den. */
-    if (fabsf(num) == den ? got != num / den : !is_close(got, want, 0x1p-23 * fabs(want) + 0x1p-149))
-        fail_case("channel %d: %a / %a gives %a", (int)c, (double)num, (double)den, (double)got);
+    if (!is_ratio(r->out.data[c], *num_of(r, c), *den_of(r, c)))
+        fail_case("channel %d: %a / %a gives %a", (int)c, (double)*num_of(r, c), (double)*den_of(r, c),
+                  (double)r->out.data[c]);
 }
 
 /* One channel proves nothing: the call says so, and all others keep their bits. What stands in an infinite denominator
  * nobody asks: a sum of weights is none. */
 static void doubt_channel(ratio_case *r, int64_t c, float num, float den)
 {
-    const int64_t n = (int64_t)r->out.n_floats;
-    r->num.data[c] = num;
-    r->den.data[c] = den;
+    *num_of(r, c) = num;
+    *den_of(r, c) = den;
     if (!run_ratio(r, NULL, r->out.data))
         fail_case("%a / %a in channel %d is no cause for doubt", (double)num, (double)den, (int)c);
-    for (int64_t i = 0; i < n; i++)
+    for (int64_t i = 0; i < r->n_channels; i++)
         if (i != c && !is_kept(&r->out, (size_t)i))
             fail_case("%a / %a in channel %d changes channel %d", (double)num, (double)den, (int)c, (int)i);
     if (!isfinite(num / den) && isfinite(r->out.data[c]))
         fail_case("channel %d: %a / %a gives %a", (int)c, (double)num, (double)den, (double)r->out.data[c]);
-    restore_bits(&r->num);
-    restore_bits(&r->den);
+    restore_bits(&r->sums);
 }
+
+/* What proves nothing: pairs of num and den. */
+static const float doubts[][2] = {{1e-30f, 0.0f},    {0.0f, 0.0f},       {0.0f, 1e-40f},
+                                  {1e-30f, -1.0f},   {0.0f, -1.0f},      {1e-30f, NAN},
+                                  {NAN, 1.0f},       {INFINITY, 1.0f},   {-INFINITY, 1.0f},
+                                  {NAN, 0.0f},       {FLT_MAX, 1e-20f},  {-1e30f, AFT_SMALLEST_PROOF},
+                                  {0.0f, 9.99e-27f}, {1e-30f, 9.99e-27f}};
+
+enum { N_DOUBTS = sizeof doubts / sizeof doubts[0] };
 
 static void doubt_each(ratio_case *r, int64_t c)
 {
-    const float below[] = {0.0f, 1e-40f, nextafterf(AFT_SMALLEST_PROOF, 0.0f), -1.0f, NAN};
-    for (size_t i = 0; i < sizeof below / sizeof below[0]; i++)
-        doubt_channel(r, c, i % 2 ? 0.0f : 1e-30f, below[i]);
-    for (int i = 0; i < 3; i++)
-        doubt_channel(r, c, spoilers[i], 1.0f);
-    doubt_channel(r, c, NAN, 0.0f);
-    doubt_channel(r, c, FLT_MAX, 1e-20f);
-    doubt_channel(r, c, -1e30f, AFT_SMALLEST_PROOF);
+    for (int i = 0; i < N_DOUBTS; i++)
+        doubt_channel(r, c, doubts[i][0], doubts[i][1]);
+    doubt_channel(r, c, 0.0f, nextafterf(AFT_SMALLEST_PROOF, 0.0f));
 }
 
 /* With q the results are those without it behind the gate; it gives no cause for doubt, be it NaN. */
 static void gate_ratio(ratio_case *r, guard_side side, random_stream *random)
 {
-    gate_case g = make_gate_case((int64_t)r->out.n_floats, side, random);
+    gate_case g = make_gate_case(r->n_channels, side, random);
     gate_results(&g, r->out.data);
     if (run_ratio(r, g.q.data, g.out.data))
         fail_case("with q all results are in doubt");
-    for (size_t i = 0; i < r->out.n_floats; i++)
+    for (int64_t i = 0; i < r->n_channels; i++)
         if (!same_value(g.out.data[i], g.want.data[i]))
             fail_case("channel %d: %a behind the gate of %a gives %a", (int)i, (double)r->out.data[i],
                       (double)g.q.data[i], (double)g.out.data[i]);
-    if (r->out.n_floats > 0) {
-        r->den.data[random_below(random, (int64_t)r->out.n_floats)] = 0.0f;
+    if (r->n_channels > 0) {
+        *den_of(r, random_below(random, r->n_channels)) = 0.0f;
         if (!run_ratio(r, g.q.data, g.out.data))
             fail_case("with q a denominator of 0 is no cause for doubt");
-        restore_bits(&r->den);
+        restore_bits(&r->sums);
     }
+    free_gate_case(&g);
+}
+
+/* num = den: exactly the sigmoid. */
+static void open_ratio(ratio_case *r, guard_side side, random_stream *random)
+{
+    gate_case g = make_gate_case(r->n_channels, side, random);
+    for (int64_t c = 0; c < r->n_channels; c++) {
+        *num_of(r, c) = *den_of(r, c);
+        r->out.data[c] = 1.0f;
+    }
+    gate_results(&g, r->out.data);
+    run_ratio(r, g.q.data, g.out.data);
+    for (int64_t c = 0; c < r->n_channels; c++)
+        if (!same_value(g.out.data[c], g.want.data[c]))
+            fail_case("channel %d: num = den = %a behind the gate of %a gives %a, want %a", (int)c,
+                      (double)*den_of(r, c), (double)g.q.data[c], (double)g.out.data[c], (double)g.want.data[c]);
+    restore_bits(&r->sums);
     free_gate_case(&g);
 }
 
 static void check_ratio_case(int64_t index, int64_t n)
 {
     random_stream random = random_start((uint64_t)(75000 + index));
-    ratio_case r = {make_buffer(n, side_of(index)), make_buffer(n, side_of(index)), make_buffer(n, side_of(index))};
-    describe_case("aft_ratio", "%d channels", (int)n);
-    for (int64_t c = 0; c < n; c++)
-        fill_ratio(&r, c, &random);
-    keep_bits(&r.num);
-    keep_bits(&r.den);
+    ratio_case r = make_ratio_case(index, n, &random);
+    describe_case("aft_ratio", "%d channels, panels %d apart", (int)n, (int)r.panel_stride);
+    open_ratio(&r, side_of(index), &random);
     if (run_ratio(&r, NULL, r.out.data))
         fail_case("all results are in doubt");
     for (int64_t c = 0; c < n; c++)
@@ -231,12 +233,10 @@ static void check_ratio_case(int64_t index, int64_t n)
     keep_bits(&r.out);
     for (int64_t c = 0; c < n; c += n < 40 ? 1 : 1 + random_below(&random, n))
         doubt_each(&r, c);
-    expect_kept(&r.num, "num");
-    expect_kept(&r.den, "den");
+    expect_kept(&r.sums, "sums");
     keep_bits(&r.out);
     expect_kept(&r.out, "out"); /* the canaries */
-    free_buffer(&r.num);
-    free_buffer(&r.den);
+    free_buffer(&r.sums);
     free_buffer(&r.out);
 }
 
@@ -248,84 +248,153 @@ void check_aft_ratio(void **state)
         check_ratio_case(1 + i, channel_count(i / 2));
 }
 
-/* ---- gate_array ---- */
+/* ---- ratio_rows ---- */
 
-/* One ulp of a result of this size. */
-static double ulp_of(double x) { return ldexp(1.0, x < (double)FLT_MIN ? -149 : ilogb(x) - 23); }
+enum { MAX_RATIO_ROWS = 32 };
 
-/* The sigmoid to 3 ulp, or 0 below the smallest normal float as from all exponentials here; then the product. */
-static int is_gated(float got, float q, float x)
+typedef struct rows_case {
+    source_rows sums, q, out;
+    int64_t n_channels;
+    int n_rows;
+} rows_case;
+
+/* A row of results at least; never one repeated. */
+static rows_case make_rows_case(int64_t index, int n_rows, int64_t n_channels, random_stream *random)
 {
-    if (isnan(q) || isnan(x))
-        return isnan(got);
-    const double open = 1.0 / (1.0 + exp(-(double)q)), want = open * (double)x;
-    if (got == 0.0f && open < (double)FLT_MIN)
-        return 1;
-    return is_close(got, want,
-                    3.0 * ulp_of(open) * fabs((double)x) + HALF_ULP * fabs(want) * (1.0 + 0x1p-20) + 0x1p-150);
-}
-
-static void check_gate_case(int n, guard_side side, random_stream *random)
-{
-    buffer q = make_buffer(n, side), x = make_buffer(n, side), out = make_buffer(n, side);
-    describe_case("gate_array", "n = %d", n);
-    for (int i = 0; i < n; i++) {
-        q.data[i] = draw_gate(random);
-        x.data[i] = draw_gated(random);
-    }
-    keep_bits(&q);
-    keep_bits(&x);
-    kernels->gate_array(out.data, q.data, x.data, n);
-    for (int i = 0; i < n; i++) {
-        float alone = 0.0f;
-        kernels->gate_array(&alone, &q.data[i], &x.data[i], 1);
-        if (!is_gated(out.data[i], q.data[i], x.data[i]))
-            fail_case("element %d: q = %a, x = %a gives %a", i, (double)q.data[i], (double)x.data[i],
-                      (double)out.data[i]);
-        if (!same_value(out.data[i], alone))
-            fail_case("element %d has other bits alone than in the row", i);
-    }
-    expect_kept(&q, "q");
-    expect_kept(&x, "x");
-    keep_bits(&out);
-    expect_kept(&out, "out");
-    kernels->gate_array(x.data, q.data, x.data, n);
-    for (int i = 0; i < n; i++)
-        if (!same_value(x.data[i], out.data[i]))
-            fail_case("in place of x: element %d differs", i);
-    expect_kept(&q, "q");
-    keep_bits(&x);
-    expect_kept(&x, "x");
-    free_buffer(&q);
-    free_buffer(&x);
-    free_buffer(&out);
-}
-
-/* Every 4099th float of either sign, a prime, so that all mantissas get a turn. */
-static void walk_gates(void)
-{
-    enum { CHUNK = 1024, STEP = 4099 };
-    static float q[CHUNK], x[CHUNK], out[CHUNK];
-    describe_case("gate_array", "all exponents");
-    for (int64_t first = 0; first <= UINT32_MAX; first += (int64_t)CHUNK * STEP) {
-        for (int i = 0; i < CHUNK; i++) {
-            const uint32_t bits = (uint32_t)(first + (int64_t)i * STEP);
-            memcpy(&q[i], &bits, sizeof bits);
-            x[i] = i % 2 ? 1.0f : -1.0f;
+    rows_case r = {.n_channels = n_channels, .n_rows = n_rows};
+    r.sums = make_rows(n_rows, n_channels + 1, 1 + 5 * index, random);
+    r.q = make_rows(n_rows, n_channels, 3 * index, random);
+    r.out = make_rows(n_rows, n_channels, 1 + 5 * index, random);
+    for (int t = 0; t < n_rows; t++) {
+        float *row = r.sums.memory.data + t * r.sums.stride;
+        row[n_channels] = draw_den(random);
+        for (int64_t c = 0; c < n_channels; c++) {
+            row[c] = draw_num(row[n_channels], random);
+            r.q.memory.data[t * r.q.stride + c] = draw_gate(random);
         }
-        kernels->gate_array(out, q, x, CHUNK);
-        for (int i = 0; i < CHUNK; i++)
-            if (!is_gated(out[i], q[i], x[i]))
-                fail_case("sigmoid(%a) = %a", (double)q[i], (double)out[i] * (double)x[i]);
     }
+    keep_bits(&r.sums.memory);
+    keep_bits(&r.q.memory);
+    return r;
 }
 
-void check_gate_array(void **state)
+static unsigned run_rows(rows_case *r, int has_gate)
+{
+    restore_bits(&r->out.memory);
+    return kernels->ratio_rows(r->out.memory.data, r->out.stride, has_gate ? r->q.memory.data : NULL, r->q.stride,
+                               r->sums.memory.data, r->sums.stride, r->n_rows, r->n_channels);
+}
+
+static void expect_rows_kept(const rows_case *r)
+{
+    const buffer *out = &r->out.memory;
+    expect_kept(&r->sums.memory, "sums");
+    expect_kept(&r->q.memory, "q");
+    for (size_t i = 0; i < out->n_floats; i++)
+        if ((int64_t)i % r->out.stride >= r->n_channels && !is_kept(out, i))
+            fail_case("float %d behind row %d has changed", (int)((int64_t)i % r->out.stride),
+                      (int)((int64_t)i / r->out.stride));
+    if (!guarded_intact(&out->memory))
+        fail_case("out: written outside its bounds");
+}
+
+static void compare_rows(const rows_case *r)
+{
+    for (int t = 0; t < r->n_rows; t++)
+        for (int64_t c = 0; c < r->n_channels; c++) {
+            const float num = row_value(&r->sums, t, c), den = row_value(&r->sums, t, r->n_channels);
+            if (!is_ratio(row_value(&r->out, t, c), num, den))
+                fail_case("row %d, channel %d: %a / %a gives %a", t, (int)c, (double)num, (double)den,
+                          (double)row_value(&r->out, t, c));
+        }
+}
+
+/* What stands behind the gate has the bits of gate_array. Takes the results without q. */
+static void gate_rows(rows_case *r, unsigned doubts_of_rows)
+{
+    buffer want = make_buffer(r->n_rows * r->n_channels, GUARD_END);
+    for (int t = 0; t < r->n_rows; t++)
+        kernels->gate_array(want.data + t * r->n_channels, r->q.memory.data + t * r->q.stride,
+                            r->out.memory.data + t * r->out.stride, r->n_channels);
+    if (run_rows(r, 1) != doubts_of_rows)
+        fail_case("with q other rows are in doubt");
+    for (int t = 0; t < r->n_rows; t++)
+        for (int64_t c = 0; c < r->n_channels; c++)
+            if (!same_value(row_value(&r->out, t, c), want.data[t * r->n_channels + c]))
+                fail_case("row %d, channel %d behind the gate of %a is %a, want %a", t, (int)c,
+                          (double)row_value(&r->q, t, c), (double)row_value(&r->out, t, c),
+                          (double)want.data[t * r->n_channels + c]);
+    free_buffer(&want);
+}
+
+/* Some rows prove nothing, for another reason each: their bits are set, and the other rows keep theirs. */
+static void doubt_rows(rows_case *r, random_stream *random)
+{
+    unsigned want = 0;
+    buffer clean = make_buffer((int64_t)r->out.memory.n_floats, GUARD_END);
+    memcpy(clean.data, r->out.memory.data, r->out.memory.n_floats * sizeof(float));
+    for (int t = 0; t < r->n_rows; t++) {
+        const int64_t kind = random_below(random, 2 * N_DOUBTS);
+        float *row = r->sums.memory.data + t * r->sums.stride;
+        if (kind >= N_DOUBTS)
+            continue;
+        row[random_below(random, r->n_channels)] = doubts[kind][0];
+        row[r->n_channels] = doubts[kind][1];
+        want |= 1U << t;
+    }
+    const unsigned got = run_rows(r, 0);
+    if (got != want)
+        fail_case("the rows in doubt are %x, want %x", got, want);
+    for (int t = 0; t < r->n_rows; t++)
+        for (int64_t c = 0; c < r->n_channels; c++)
+            if (!(want >> t & 1) && !same_bits(row_value(&r->out, t, c), clean.data[t * r->out.stride + c]))
+                fail_case("row %d, channel %d: other rows change it", t, (int)c);
+    gate_rows(r, want);
+    restore_bits(&r->sums.memory);
+    free_buffer(&clean);
+}
+
+/* num = den: exactly the sigmoid, or 1. */
+static void open_rows(rows_case *r)
+{
+    for (int t = 0; t < r->n_rows; t++)
+        for (int64_t c = 0; c < r->n_channels; c++)
+            r->sums.memory.data[t * r->sums.stride + c] = row_value(&r->sums, t, r->n_channels);
+    if (run_rows(r, 0))
+        fail_case("num = den is cause for doubt");
+    for (int t = 0; t < r->n_rows; t++)
+        for (int64_t c = 0; c < r->n_channels; c++)
+            if (row_value(&r->out, t, c) != 1.0f)
+                fail_case("row %d, channel %d: num = den gives %a", t, (int)c, (double)row_value(&r->out, t, c));
+    gate_rows(r, 0);
+    restore_bits(&r->sums.memory);
+}
+
+static void check_rows_case(int64_t index, int n_rows, int64_t n_channels)
+{
+    random_stream random = random_start((uint64_t)(77000 + index));
+    rows_case r = make_rows_case(index, n_rows, n_channels, &random);
+    describe_case("ratio_rows", "%d rows, %d channels, strides %d, %d, %d", n_rows, (int)n_channels, (int)r.out.stride,
+                  (int)r.q.stride, (int)r.sums.stride);
+    open_rows(&r);
+    if (run_rows(&r, 0))
+        fail_case("rows are in doubt");
+    compare_rows(&r);
+    gate_rows(&r, 0);
+    run_rows(&r, 0);
+    doubt_rows(&r, &random);
+    expect_rows_kept(&r);
+    free_buffer(&r.sums.memory);
+    free_buffer(&r.q.memory);
+    free_buffer(&r.out.memory);
+}
+
+void check_ratio_rows(void **state)
 {
     (void)state;
-    random_stream random = random_start(74000);
-    for (int n = 0; n <= MAX_LENGTH; n++)
-        for (int side = 0; side < 2; side++)
-            check_gate_case(n, side_of(side), &random);
-    walk_gates();
+    int64_t index = 0;
+    for (int n_rows = 0; n_rows <= MAX_RATIO_ROWS; n_rows++)
+        check_rows_case(index++, n_rows, 1 + n_rows * 29 % 150);
+    for (int i = 0; i < n_channel_counts(); i++)
+        check_rows_case(index++, 1 + i * 7 % MAX_RATIO_ROWS, channel_count(i));
 }

@@ -1,4 +1,4 @@
-/* mix_rows and scale_rows: sums and factors of rows whose channels lie in the lanes. */
+/* mix_rows, scale_rows and tap_rows: sums and factors of rows whose channels lie in the lanes, and weights for them. */
 #include "kernel_checks/checks.h"
 
 #include <float.h>
@@ -14,6 +14,7 @@ typedef enum {
     OVERLAPPED, /* row t reads p[j + t] */
     TOEPLITZ,   /* row t reads p[j - t] */
     SHARED,     /* one row for all */
+    STEPPED,    /* as tap_rows leaves them: one column for each key, and more rows in it than are asked for */
     N_LAYOUTS
 } weight_layout;
 
@@ -21,20 +22,27 @@ typedef struct mix_case {
     buffer p, rescale;
     source_rows o, e;
     const float *weights; /* of row 0, in p */
-    int64_t p_stride, n_channels;
+    int64_t p_stride, p_step, n_channels;
     int n_keys, n_rows;
 } mix_case;
 
+/* Where in p a weight stands. */
+static int64_t place_of(const mix_case *m, int t, int j)
+{
+    return m->weights - m->p.data + t * m->p_stride + j * m->p_step;
+}
+
 static void fill_weights(mix_case *m, weight_layout layout, int64_t index, random_stream *random)
 {
-    const int64_t strides[N_LAYOUTS] = {m->n_keys + random_below(random, 4), 1, -1, 0};
+    const int64_t strides[N_LAYOUTS] = {m->n_keys + random_below(random, 4), 1, -1, 0, 1};
     m->p_stride = strides[layout];
+    m->p_step = layout == STEPPED ? m->n_rows + random_below(random, 4) : 1;
     const int64_t span = m->n_rows > 0 ? (m->n_rows - 1) * llabs(m->p_stride) : 0;
-    m->p = make_buffer(m->n_keys > 0 ? span + m->n_keys : 0, side_of(index));
+    m->p = make_buffer(m->n_keys > 0 ? span + (m->n_keys - 1) * m->p_step + 1 : 0, side_of(index));
     m->weights = m->p.data + (m->p_stride < 0 && m->n_keys > 0 ? span : 0);
     for (int t = 0; t < m->n_rows; t++)
         for (int j = 0; j < m->n_keys; j++)
-            m->p.data[m->weights - m->p.data + t * m->p_stride + j] = random_uniform(random, 0.0f, 1.0f);
+            m->p.data[place_of(m, t, j)] = random_uniform(random, 0.0f, 1.0f);
     keep_bits(&m->p);
 }
 
@@ -66,13 +74,13 @@ static void free_mix_case(mix_case *m)
     free_buffer(&m->e.memory);
 }
 
-static float weight_of(const mix_case *m, int t, int j) { return m->weights[t * m->p_stride + j]; }
+static float weight_of(const mix_case *m, int t, int j) { return m->p.data[place_of(m, t, j)]; }
 
 static void run_mix(mix_case *m)
 {
     restore_bits(&m->o.memory);
-    kernels->mix_rows(m->o.memory.data, m->o.stride, m->rescale.data, m->weights, m->p_stride, m->e.memory.data,
-                      m->e.stride, m->n_keys, m->n_rows, m->n_channels);
+    kernels->mix_rows(m->o.memory.data, m->o.stride, m->rescale.data, m->weights, m->p_stride, m->p_step,
+                      m->e.memory.data, m->e.stride, m->n_keys, m->n_rows, m->n_channels);
 }
 
 /* Twice: in double, with the bound of a sum of n_keys + 1 products; and in float in the order of the keys from zero,
@@ -133,8 +141,8 @@ static void mix_part(const mix_case *m, int t, int n_rows, int64_t c, int64_t n_
         memcpy(part.data + r * stride, m->o.memory.before + (t + r) * m->o.stride + c,
                (size_t)n_channels * sizeof(float));
     kernels->mix_rows(part.data, stride, m->rescale.data + t, m->weights + (m->n_keys > 0 ? t * m->p_stride : 0),
-                      m->p_stride, m->n_keys > 0 ? m->e.memory.data + c : m->e.memory.data, m->e.stride, m->n_keys,
-                      n_rows, n_channels);
+                      m->p_stride, m->p_step, m->n_keys > 0 ? m->e.memory.data + c : m->e.memory.data, m->e.stride,
+                      m->n_keys, n_rows, n_channels);
     for (int r = 0; r < n_rows; r++)
         for (int64_t i = 0; i < n_channels; i++)
             if (!same_bits(part.data[r * stride + i], row_value(&m->o, t + r, c + i)))
@@ -182,8 +190,10 @@ typedef int (*element_test)(const mix_case *m, int t, int64_t c, int64_t place);
 static int has_weight(const mix_case *m, int t, int64_t c, int64_t place)
 {
     (void)c;
-    const int64_t j = place - (m->weights - m->p.data) - t * m->p_stride;
-    return j >= 0 && j < m->n_keys;
+    for (int j = 0; j < m->n_keys; j++)
+        if (place_of(m, t, j) == place)
+            return 1;
+    return 0;
 }
 
 static int is_row(const mix_case *m, int t, int64_t c, int64_t place)
@@ -230,7 +240,7 @@ static void spoil_each(mix_case *m, random_stream *random)
     if (clean == NULL)
         fail_case("no memory");
     memcpy(clean, m->o.memory.data, m->o.memory.n_floats * sizeof(float));
-    spoil_mix(m, clean, &m->p, m->weights - m->p.data + t * m->p_stride + j, value, has_weight);
+    spoil_mix(m, clean, &m->p, place_of(m, t, j), value, has_weight);
     spoil_mix(m, clean, &m->e.memory, j * m->e.stride + c, value, is_channel);
     spoil_mix(m, clean, &m->rescale, t, value, is_row);
     spoil_mix(m, clean, &m->o.memory, t * m->o.stride + c, value, is_element);
@@ -241,7 +251,7 @@ static void spoil_each(mix_case *m, random_stream *random)
 static void overflow_one(mix_case *m, random_stream *random)
 {
     const int t = (int)random_below(random, m->n_rows), j = (int)random_below(random, m->n_keys);
-    m->p.data[m->weights - m->p.data + t * m->p_stride + j] = 1e30f;
+    m->p.data[place_of(m, t, j)] = 1e30f;
     m->e.memory.data[j * m->e.stride + random_below(random, m->n_channels)] = random_below(random, 2) ? 1e30f : -1e30f;
     run_mix(m);
     compare_mix(m);
@@ -251,8 +261,8 @@ static void check_mix_case(int64_t index, int n_keys, int n_rows, int64_t n_chan
 {
     random_stream random = random_start((uint64_t)(93000 + index));
     mix_case m = make_mix_case(index, n_keys, n_rows, n_channels, &random);
-    describe_case("mix_rows", "case %d, %d keys, %d rows, %d channels, strides %d, %d, %d", (int)index, n_keys, n_rows,
-                  (int)n_channels, (int)m.o.stride, (int)m.p_stride, (int)m.e.stride);
+    describe_case("mix_rows", "case %d, %d keys, %d rows, %d channels, strides %d, %d, %d, step %d", (int)index, n_keys,
+                  n_rows, (int)n_channels, (int)m.o.stride, (int)m.p_stride, (int)m.e.stride, (int)m.p_step);
     run_mix(&m);
     compare_mix(&m);
     expect_mix_kept(&m);
@@ -321,4 +331,131 @@ void check_scale_rows(void **state)
     for (int n_rows = 0; n_rows <= MAX_ROWS; n_rows += 1 + n_rows / 3)
         for (int i = 0; i < n_channel_counts(); i++)
             check_scale_case(index++, n_rows, channel_count(i));
+}
+
+/* ---- tap_rows ---- */
+
+typedef struct tap_case {
+    buffer p, taps, e, den;
+    int64_t den_stride;
+    int n_keys, n_rows;
+} tap_case;
+
+static tap_case make_tap_case(int64_t index, int n_keys, int n_rows, random_stream *random)
+{
+    tap_case c = {.n_keys = n_keys, .n_rows = n_rows, .den_stride = 1 + index % 3 * 7};
+    const int64_t n = (int64_t)n_keys * n_rows;
+    c.p = make_buffer(n, side_of(index));
+    c.taps = make_buffer(n, side_of(index));
+    c.e = make_buffer(n_keys, side_of(index));
+    c.den = make_buffer(n_rows > 0 ? (n_rows - 1) * c.den_stride + 1 : 0, side_of(index + 1));
+    for (int64_t i = 0; i < n; i++)
+        c.taps.data[i] = random_uniform(random, 0.0f, 3.0f);
+    for (int j = 0; j < n_keys; j++)
+        c.e.data[j] = random_below(random, 6) == 0 ? 0.0f : random_uniform(random, 0.0f, 2.0f);
+    for (int t = 0; t < n_rows; t++)
+        c.den.data[t * c.den_stride] = random_below(random, 3) == 0 ? 0.0f : random_uniform(random, 0.0f, 50.0f);
+    keep_bits(&c.p);
+    keep_bits(&c.taps);
+    keep_bits(&c.e);
+    keep_bits(&c.den);
+    return c;
+}
+
+static void free_tap_case(tap_case *c)
+{
+    free_buffer(&c->p);
+    free_buffer(&c->taps);
+    free_buffer(&c->e);
+    free_buffer(&c->den);
+}
+
+static void run_taps(tap_case *c)
+{
+    restore_bits(&c->den);
+    kernels->tap_rows(c->p.data, c->den.data, c->den_stride, c->taps.data, c->e.data, c->n_keys, c->n_rows);
+}
+
+/* Each weight is one product, and the sum in the order of the keys is exactly what float makes of it. */
+static void compare_taps(const tap_case *c)
+{
+    for (int t = 0; t < c->n_rows; t++) {
+        float sum = 0.0f;
+        for (int j = 0; j < c->n_keys; j++) {
+            const float want = c->taps.data[j * c->n_rows + t] * c->e.data[j], got = c->p.data[j * c->n_rows + t];
+            sum += want;
+            if (!same_value(got, want))
+                fail_case("key %d, row %d: %a times %a gives %a", j, t, (double)c->taps.data[j * c->n_rows + t],
+                          (double)c->e.data[j], (double)got);
+        }
+        const float before = c->den.before[t * c->den_stride], got = c->den.data[t * c->den_stride];
+        if (!same_value(got, before + sum))
+            fail_case("row %d: %a and a sum of %a give %a", t, (double)before, (double)sum, (double)got);
+    }
+}
+
+/* mix_rows over a value of 1 gives these denominators, bit for bit: from the den before, and as one more channel. */
+static void mix_ones(const tap_case *c)
+{
+    buffer ones = make_buffer(c->n_keys > c->n_rows ? c->n_keys : c->n_rows, GUARD_END),
+           den = make_buffer((int64_t)c->den.n_floats, GUARD_END);
+    for (size_t i = 0; i < ones.n_floats; i++)
+        ones.data[i] = 1.0f;
+    memcpy(den.data, c->den.before, c->den.n_floats * sizeof(float));
+    kernels->mix_rows(den.data, c->den_stride, ones.data, c->p.data, 1, c->n_rows, ones.data, 1, c->n_keys, c->n_rows,
+                      1);
+    for (int t = 0; t < c->n_rows; t++)
+        if (!same_value(den.data[t * c->den_stride], c->den.data[t * c->den_stride]))
+            fail_case("row %d: the denominator is %a, mix_rows makes it %a", t, (double)c->den.data[t * c->den_stride],
+                      (double)den.data[t * c->den_stride]);
+    free_buffer(&ones);
+    free_buffer(&den);
+}
+
+/* NaN and infinities stay in the row of their tap, in the key of their e, and nowhere else. */
+static void spoil_taps(tap_case *c, random_stream *random)
+{
+    const float spoilers[] = {NAN, INFINITY, FLT_MAX};
+    const int j = (int)random_below(random, c->n_keys), t = (int)random_below(random, c->n_rows);
+    c->taps.data[j * c->n_rows + t] = spoilers[random_below(random, 3)];
+    run_taps(c);
+    compare_taps(c);
+    restore_bits(&c->taps);
+    c->e.data[j] = spoilers[random_below(random, 3)];
+    run_taps(c);
+    compare_taps(c);
+    restore_bits(&c->e);
+}
+
+static void check_tap_case(int64_t index, int n_keys, int n_rows)
+{
+    random_stream random = random_start((uint64_t)(95000 + index));
+    tap_case c = make_tap_case(index, n_keys, n_rows, &random);
+    describe_case("tap_rows", "%d keys, %d rows, denominators %d apart", n_keys, n_rows, (int)c.den_stride);
+    run_taps(&c);
+    compare_taps(&c);
+    mix_ones(&c);
+    if (n_keys > 0 && n_rows > 0)
+        spoil_taps(&c, &random);
+    expect_kept(&c.taps, "taps");
+    expect_kept(&c.e, "e");
+    for (size_t i = 0; i < c.den.n_floats; i++)
+        if ((int64_t)i % c.den_stride != 0 && !is_kept(&c.den, i))
+            fail_case("float %d of the denominators has changed", (int)i);
+    keep_bits(&c.den);
+    expect_kept(&c.den, "den"); /* the canaries */
+    keep_bits(&c.p);
+    expect_kept(&c.p, "p");
+    free_tap_case(&c);
+}
+
+void check_tap_rows(void **state)
+{
+    (void)state;
+    int64_t index = 0;
+    for (int n_rows = 0; n_rows <= 3 * kernels->vector_lanes + 1; n_rows++)
+        for (int n_keys = 0; n_keys < 12; n_keys++)
+            check_tap_case(index++, n_keys, n_rows);
+    for (int i = 0; i < n_key_counts(); i++)
+        check_tap_case(index++, key_count(i), 1 + i % (2 * kernels->vector_lanes));
 }
