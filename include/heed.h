@@ -183,11 +183,11 @@ typedef struct heed_context heed_context;
  *
  *  Default scratch (scratch_bytes = 0) is enough for:
  *
- *  | mechanism | sizes up to                                                              |
- *  |-----------|--------------------------------------------------------------------------|
- *  | softmax   | D, Dv <= 1024                                                            |
- *  | AFT       | D, d' <= 1024, windows of any size, filters of one dimension of 512 taps |
- *  | merge     | any (needs none)                                                         |
+ *  | mechanism | sizes up to                                                                            |
+ *  |-----------|----------------------------------------------------------------------------------------|
+ *  | softmax   | D, Dv <= 1024                                                                          |
+ *  | AFT       | D, d' <= 1024, windows of any size, filters of 512 taps, of 31 x 31 on grids 256 wide  |
+ *  | merge     | any (needs none)                                                                       |
  *
  *  @param config         NULL means #HEED_CONFIG_INIT
  *  @param context        receives the context; NULL on error
@@ -445,7 +445,7 @@ HEED_API heed_status heed_aft_local_scratch_bytes(const heed_tensor *q, const he
 HEED_API heed_status heed_aft_simple_scratch_bytes(const heed_tensor *q, const heed_tensor *k, const heed_tensor *v,
                                                    const heed_aft_options *options, int64_t *bytes);
 
-/** As heed_aft_full_scratch_bytes(), for heed_aft_conv_forward(): from D, the taps, and whether there is a grid. */
+/** As heed_aft_full_scratch_bytes(), for heed_aft_conv_forward(): from D, the taps, and the width of the grid. */
 HEED_API heed_status heed_aft_conv_scratch_bytes(const heed_tensor *q, const heed_tensor *k, const heed_tensor *v,
                                                  const heed_tensor *filter, const heed_aft_options *options,
                                                  int64_t *bytes);

@@ -237,6 +237,13 @@ static void by_default(void **state)
             close_problem(&x);
         }
     }
+    held x;
+    heed_report report = HEED_REPORT_INIT;
+    char message[256];
+    open_problem(&x, ORACLE_AFT_CONV, &(sizes){1, 1, 512, 512, 1024},
+                 &(parameters){.rows = 31, .columns = 31, .height = 2});
+    assert_int_equal(run_with(0, ORACLE_AFT_CONV, &x.t, &report, message, sizeof message), HEED_OK);
+    close_problem(&x);
 }
 
 /* ---- errors ---- */
@@ -326,6 +333,8 @@ static void far_too_large(void **state)
     assert_true(bytes_of(ORACLE_AFT_CONV, &(sizes){1, 1, 0, 0, 4}, &p[0]) == INT64_MAX);
     assert_true(bytes_of(ORACLE_AFT_SIMPLE, &(sizes){1, 1, 0, 0, huge}, &p[0]) == INT64_MAX);
     assert_true(bytes_of(ORACLE_AFT_LOCAL, &(sizes){1, 1, 0, 0, 4}, &p[1]) < 1 << 24);
+    const parameters grid = {.rows = 4097, .columns = huge / 8192 + 1, .height = 2};
+    assert_true(bytes_of(ORACLE_AFT_CONV, &(sizes){1, 1, 20, 20, 4}, &grid) == INT64_MAX);
 }
 
 int main(void)

@@ -66,7 +66,7 @@ static aft_way choose(const aft_plan *p, int n_threads)
 int64_t heed_aft_worker_bytes(const aft_plan *p)
 {
     if (p->q.shape[3] > HEED_MAX_SCRATCH_CHANNELS || p->query_factors.shape[3] > HEED_MAX_SCRATCH_CHANNELS ||
-        p->filter.shape[3] > HEED_MAX_SCRATCH_CHANNELS)
+        p->filter.shape[2] * p->filter.shape[3] > HEED_MAX_SCRATCH_CHANNELS)
         return INT64_MAX;
     int64_t bytes = heed_aft_rows_bytes(p);
     if (p->form == AFT_FULL || p->form == AFT_LOCAL)
@@ -81,12 +81,15 @@ int64_t heed_aft_worker_bytes(const aft_plan *p)
     return bytes;
 }
 
-int64_t heed_aft_default_bytes(int64_t d, int64_t n_factors, int64_t n_taps)
+int64_t heed_aft_default_bytes(int64_t d, int64_t n_factors, int64_t n_taps, int64_t grid_width, int64_t grid_taps)
 {
     aft_plan local = {.form = AFT_LOCAL, .q.shape[3] = d, .query_factors.shape[3] = n_factors};
-    aft_plan conv = {.form = AFT_CONV, .q.shape[3] = d, .filter.shape[3] = n_taps};
+    aft_plan conv = {.form = AFT_CONV, .q.shape[3] = d, .filter.shape = {1, 1, 1, n_taps}};
+    aft_plan grid = {.form = AFT_CONV, .q.shape[3] = d, .filter.shape = {1, 1, grid_taps, grid_taps}};
     local.window = HEED_AFT_WIDEST_WINDOW;
-    return heed_larger(heed_aft_worker_bytes(&local), heed_aft_worker_bytes(&conv));
+    grid.grid_width = grid_width;
+    return heed_larger(heed_aft_worker_bytes(&local),
+                       heed_larger(heed_aft_worker_bytes(&conv), heed_aft_worker_bytes(&grid)));
 }
 
 void heed_aft_run(heed_context *context, const aft_plan *p)

@@ -24,8 +24,9 @@ typedef struct aft_plan {
 /* Scratch of one worker. It follows from the form, the channels, the factors, the window and the filter. */
 int64_t heed_aft_worker_bytes(const aft_plan *plan);
 
-/* The most that a plan needs with so many channels and factors, and taps of a filter of one dimension. */
-int64_t heed_aft_default_bytes(int64_t d, int64_t n_factors, int64_t n_taps);
+/* The most that a plan needs with so many channels and factors, taps of a filter of one dimension, and taps along each
+ * dimension of a grid so wide. */
+int64_t heed_aft_default_bytes(int64_t d, int64_t n_factors, int64_t n_taps, int64_t grid_width, int64_t grid_taps);
 
 /* Runs the plan; the context holds enough scratch. */
 void heed_aft_run(heed_context *context, const aft_plan *plan);

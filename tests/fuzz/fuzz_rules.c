@@ -52,15 +52,13 @@ int shares_elements(const heed_tensor *a, const heed_tensor *b)
 {
     const heed_tensor *views[2] = {a, b};
     uintptr_t begin = UINTPTR_MAX, end = 0;
-    for (int i = 0; i < 2; i++) {
-        if (views[i] == NULL || !has_elements(views[i]))
-            continue;
+    if (!has_elements(a) || (b != NULL && !has_elements(b)))
+        return 0;
+    for (int i = 0; i < (b != NULL ? 2 : 1); i++) {
         const uintptr_t first = (uintptr_t)views[i]->data, last = first + (uintptr_t)extent_bytes(views[i]);
         begin = first < begin ? first : begin;
         end = last > end ? last : end;
     }
-    if (b != NULL && (!has_elements(a) || !has_elements(b)))
-        return 0;
     if (end <= begin || end - begin > ((uintptr_t)1 << 24)) /* blocks of their own */
         return 0;
     byte_marks m = {.marks = calloc(1, end - begin), .begin = begin, .first = (uintptr_t)a->data};
