@@ -2,8 +2,8 @@
  * float64 oracle; any other one fails, says why, and changes nothing.
  *
  * Built with -fsanitize=fuzzer it is a libFuzzer target; with replay.c it runs cases made from seeds. */
-#include "fuzz_case.h"
 #include "oracle/oracle.h"
+#include "softmax_case.h"
 #include "support/compare.h"
 #include "support/runner.h"
 
@@ -17,20 +17,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes);
 static void print_case(const fuzz_case *c)
 {
     static const char *const names[N_TENSORS] = {"q", "k", "v", "out", "lse", "bias", "visible"};
-    for (int t = 0; t < N_TENSORS; t++) {
-        const heed_tensor *x = &c->tensor[t];
-        fprintf(stderr, "%-8s %p dtype %d, shape %lld %lld %lld %lld, stride %lld %lld %lld %lld\n", names[t], x->data,
-                (int)x->dtype, (long long)x->shape[0], (long long)x->shape[1], (long long)x->shape[2],
-                (long long)x->shape[3], (long long)x->stride[0], (long long)x->stride[1], (long long)x->stride[2],
-                (long long)x->stride[3]);
-    }
+    for (int t = 0; t < N_TENSORS; t++)
+        print_tensor(names[t], &c->tensor[t]);
     fprintf(stderr, "lse %d, bias %d, options %d, mask %d, visible %d, scale %g, softcap %g, slopes %d, sinks %d\n",
             c->has_lse, c->has_bias, c->has_options, c->has_mask, c->has_visible, (double)c->options.scale,
             (double)c->options.softcap, c->options.alibi_slopes != NULL, c->options.sinks != NULL);
-    fprintf(stderr, "causal %d, window %lld %lld, alignment %d, lengths %d %d, starts %d %d\n", c->mask.causal,
-            (long long)c->mask.window_left, (long long)c->mask.window_right, (int)c->mask.alignment,
-            c->mask.query_lengths != NULL, c->mask.key_lengths != NULL, c->mask.query_start != NULL,
-            c->mask.key_start != NULL);
+    print_mask(&c->mask.mask);
 }
 
 static void fail_case(const fuzz_case *c, const char *what, const char *details)
@@ -96,7 +88,7 @@ static void run_case(fuzz_case *c)
 {
     heed_context *context = context_of(c);
     const int valid = is_valid(c);
-    keep_blocks(c);
+    keep_blocks(c->block, N_TENSORS);
     const heed_status status =
         heed_softmax_forward(context, &c->tensor[Q], &c->tensor[K], &c->tensor[V], c->has_options ? &c->options : NULL,
                              &c->tensor[OUT], c->has_lse ? &c->tensor[LSE] : NULL);
@@ -106,7 +98,7 @@ static void run_case(fuzz_case *c)
     if ((status == HEED_OK) != (message[0] == '\0'))
         fail_case(c, "status and message disagree", message);
     for (tensor_id t = Q; t < N_TENSORS; t++)
-        if ((status != HEED_OK || (!is_output(t) && !c->shares_block)) && !block_is_kept(c, t))
+        if ((status != HEED_OK || (!is_output(t) && !c->shares_block)) && !block_is_kept(&c->block[t]))
             fail_case(c, "memory has changed", heed_status_text(status));
     if (status == HEED_OK)
         compare_results(c);

@@ -1,0 +1,237 @@
+#include "fuzz_parts.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_BLOCK_BYTES = 1 << 20 };
+
+/* ---- Bytes ---- */
+
+int64_t take(byte_reader *r, int64_t n) { return r->next < r->end ? *r->next++ % n : 0; }
+
+int one_in(byte_reader *r, int64_t n) { return take(r, n) == 1; }
+
+float take_float(byte_reader *r, float low, float high) { return low + (high - low) * (float)take(r, 256) / 255.0f; }
+
+/* ---- Views ---- */
+
+static int64_t element_bytes(heed_dtype dtype) { return dtype == HEED_BOOL ? 1 : 4; }
+
+int64_t extent_bytes(const heed_tensor *t)
+{
+    int64_t last = 0;
+    for (int axis = 0; axis < 4; axis++) {
+        if (t->shape[axis] <= 1)
+            continue;
+        /* In double, whose rounding does not matter at this limit. */
+        const double reach = (double)last + (double)(t->shape[axis] - 1) * (double)t->stride[axis];
+        if (t->stride[axis] < 0 || reach * 4.0 >= 0x1p60)
+            return -1;
+        last += (t->shape[axis] - 1) * t->stride[axis];
+    }
+    return !has_elements(t) ? 0 : (last + 1) * element_bytes(t->dtype);
+}
+
+void choose_strides(heed_tensor *t, int may_repeat, byte_reader *r)
+{
+    const int64_t layout = take(r, 4), gap = take(r, 5);
+    if (layout == 1)
+        *t = heed_tensor_bnhd(NULL, t->dtype, t->shape[0], t->shape[1], t->shape[2], t->shape[3]);
+    if (layout >= 2) {
+        t->stride[2] = t->shape[3] + gap;
+        t->stride[1] = t->shape[2] * t->stride[2] + take(r, 3);
+        t->stride[0] = t->shape[1] * t->stride[1] + take(r, 3);
+    }
+    if (may_repeat && layout == 3)
+        t->stride[take(r, 3)] = 0;
+    for (int axis = 0; axis < 4; axis++)
+        if (t->shape[axis] == 1 && one_in(r, 4))
+            t->stride[axis] = take(r, 2) == 0 ? -77 : INT64_MAX;
+}
+
+void spoil_tensor(heed_tensor *t, byte_reader *r)
+{
+    static const int64_t sizes[] = {-1, 0, 1, 2, 3, 5, INT64_MIN, INT64_MAX};
+    static const int64_t strides[] = {-1, 0, 1, 2, 3, 7, INT64_MIN, INT64_MAX};
+    static const int dtypes[] = {0, HEED_FLOAT32, HEED_BOOL, 3, -1};
+    const int64_t axis = take(r, 4);
+    switch (take(r, 4)) {
+    case 0:
+        t->shape[axis] = sizes[take(r, 8)];
+        break;
+    case 1:
+        t->stride[axis] = strides[take(r, 8)];
+        break;
+    case 2:
+        t->dtype = (heed_dtype)dtypes[take(r, 5)];
+        break;
+    default:
+        t->stride[axis] = take(r, 30);
+    }
+}
+
+void print_tensor(const char *name, const heed_tensor *t)
+{
+    fprintf(stderr, "%-8s %p dtype %d, shape %lld %lld %lld %lld, stride %lld %lld %lld %lld\n", name, t->data,
+            (int)t->dtype, (long long)t->shape[0], (long long)t->shape[1], (long long)t->shape[2],
+            (long long)t->shape[3], (long long)t->stride[0], (long long)t->stride[1], (long long)t->stride[2],
+            (long long)t->stride[3]);
+}
+
+/* ---- Memory ---- */
+
+static void fill_block(const memory_block *block, int is_flags, float size, uint64_t number, byte_reader *r)
+{
+    /* The contents follow from one byte of the input: they matter less than the descriptors. */
+    uint64_t x = (uint64_t)(take(r, 256) + 1) * 0x9e3779b97f4a7c15u + number;
+    for (size_t i = 0; i + 4 <= block->bytes; i += 4) {
+        x = x * 6364136223846793005u + 1442695040888963407u;
+        const float value = size * ((float)(x >> 40) / 8388608.0f - 1.0f);
+        memcpy(block->data + i, &value, sizeof value);
+    }
+    if (is_flags) {
+        for (size_t i = 0; i < block->bytes; i++) {
+            x = x * 6364136223846793005u + 1442695040888963407u;
+            block->data[i] = (x >> 61) > 2 ? (unsigned char)((x >> 32 & 255) | 1) : 0;
+        }
+        return;
+    }
+    /* A few values that are no ordinary numbers. */
+    static const float special[] = {NAN, INFINITY, -INFINITY, -INFINITY, 0.0f, -0.0f};
+    for (int64_t n = one_in(r, 4) ? take(r, 4) : 0; n > 0 && block->bytes >= 4; n--) {
+        x = x * 6364136223846793005u + 1442695040888963407u;
+        memcpy(block->data + (x >> 33) % (block->bytes / 4) * 4, &special[take(r, 6)], 4);
+    }
+}
+
+int make_block(heed_tensor *view, memory_block *block, int is_flags, float size, uint64_t number, byte_reader *r)
+{
+    int is_negative = 0;
+    for (int axis = 0; axis < 4; axis++)
+        is_negative |= view->shape[axis] < 0;
+    int64_t bytes = is_negative ? -1 : extent_bytes(view);
+    if (bytes > MAX_BLOCK_BYTES)
+        return 0;
+    if (bytes < 0) /* the call must fail: any pointer that is not NULL */
+        bytes = 16;
+    block->bytes = (size_t)bytes;
+    block->data = malloc((size_t)bytes);
+    block->before = malloc((size_t)bytes);
+    if (bytes > 0 && (block->data == NULL || block->before == NULL))
+        return 0;
+    if (bytes > 0)
+        memset(block->data, 0xa5, (size_t)bytes);
+    fill_block(block, is_flags, size, number, r);
+    view->data = bytes == 0 && one_in(r, 2) ? NULL : block->data;
+    return 1;
+}
+
+int share_block(heed_tensor *tensors, memory_block *blocks, int n, int output, int *moved, byte_reader *r)
+{
+    const int host = (int)take(r, n);
+    if (host == output || blocks[host].bytes == 0 || blocks[output].bytes == 0)
+        return 1;
+    const size_t offset = (size_t)(take(r, 256) * take(r, 8)) % (blocks[host].bytes / 4 + 2) * 4;
+    const size_t end = offset + blocks[output].bytes;
+    memory_block joint = {.bytes = end > blocks[host].bytes ? end : blocks[host].bytes};
+    joint.data = calloc(1, joint.bytes);
+    joint.before = malloc(joint.bytes);
+    if (joint.data == NULL || joint.before == NULL) {
+        free(joint.data);
+        free(joint.before);
+        return 0;
+    }
+    memcpy(joint.data, blocks[host].data, blocks[host].bytes);
+    free_blocks(&blocks[host], 1);
+    free_blocks(&blocks[output], 1);
+    blocks[host] = joint;
+    blocks[output] = (memory_block){0};
+    tensors[host].data = joint.data;
+    tensors[output].data = joint.data + offset;
+    *moved = 1;
+    return 1;
+}
+
+void free_blocks(const memory_block *blocks, int n)
+{
+    for (int t = 0; t < n; t++) {
+        free(blocks[t].data);
+        free(blocks[t].before);
+    }
+}
+
+void keep_blocks(const memory_block *blocks, int n)
+{
+    for (int t = 0; t < n; t++)
+        if (blocks[t].bytes > 0)
+            memcpy(blocks[t].before, blocks[t].data, blocks[t].bytes);
+}
+
+int block_is_kept(const memory_block *block)
+{
+    return block->bytes == 0 || memcmp(block->before, block->data, block->bytes) == 0;
+}
+
+/* ---- Masks ---- */
+
+void choose_mask(fuzz_mask *m, int64_t n_queries, int64_t n_keys, byte_reader *r)
+{
+    m->mask = (heed_mask)HEED_MASK_INIT;
+    m->mask.causal = one_in(r, 2);
+    m->mask.window_left = one_in(r, 3) ? take(r, 20) : -1;
+    m->mask.window_right = one_in(r, 3) ? take(r, 20) : -1;
+    m->mask.alignment = (heed_alignment)take(r, 3);
+    for (int b = 0; b < MAX_BATCHES; b++) {
+        m->query_lengths[b] = take(r, n_queries + 1);
+        m->key_lengths[b] = take(r, n_keys < 255 ? n_keys + 1 : 256);
+        m->query_start[b] = take(r, 41) - 20;
+        m->key_start[b] = m->query_start[b] + take(r, 21) - 10;
+    }
+    m->mask.query_lengths = one_in(r, 3) ? m->query_lengths : NULL;
+    m->mask.key_lengths = one_in(r, 3) ? m->key_lengths : NULL;
+    if (m->mask.alignment == HEED_ALIGN_POSITIONS) {
+        m->mask.query_start = one_in(r, 2) ? m->query_start : NULL;
+        m->mask.key_start = one_in(r, 2) ? m->key_start : NULL;
+    }
+}
+
+void spoil_mask(fuzz_mask *m, int64_t which, int64_t number, byte_reader *r)
+{
+    switch (which) {
+    case 0:
+        m->mask.struct_size += (size_t)number;
+        break;
+    case 1:
+        m->mask.window_left = number;
+        break;
+    case 2:
+        m->mask.window_right = number;
+        break;
+    case 3:
+        m->mask.alignment = (heed_alignment)(int)number;
+        break;
+    case 4:
+        m->query_lengths[take(r, MAX_BATCHES)] = number;
+        break;
+    case 5:
+        m->key_lengths[take(r, MAX_BATCHES)] = number;
+        break;
+    case 6:
+        m->query_start[take(r, MAX_BATCHES)] = number;
+        break;
+    case 7:
+        m->key_start[take(r, MAX_BATCHES)] = number;
+        break;
+    default:
+        m->mask.query_start = m->query_start;
+    }
+}
+
+void print_mask(const heed_mask *m)
+{
+    fprintf(stderr, "causal %d, window %lld %lld, alignment %d, lengths %d %d, starts %d %d\n", m->causal,
+            (long long)m->window_left, (long long)m->window_right, (int)m->alignment, m->query_lengths != NULL,
+            m->key_lengths != NULL, m->query_start != NULL, m->key_start != NULL);
+}
