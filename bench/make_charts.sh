@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes docs/compare.svg, docs/sweep.svg and the tables between the markers of README.md and docs/benchmarks.md again,
-# from runs of heed-compare: both samples, a sweep over N, and the cases of softmax attention that tuning went by. Needs
+# from runs of heed-compare: both samples, a sweep over N, and the cases of softmax attention and AFT that tuning went by. Needs
 # gnuplot and Python 3. On a quiet machine:
 #
 #     bench/make_charts.sh [HEED-COMPARE [OPTION...]]
@@ -20,7 +20,7 @@ trap 'rm -rf "$made"' EXIT
 "$compare" "$@" --sweep 64,128,256,512,1024,2048,4096,8192 --json "$made/sweep.json" --svg "$made/sweep.svg"
 
 # name | options of a run; each case has a run of its own, and so a limit of its own moment
-cat > "$made/cases" <<'END'
+cat > "$made/softmax-cases" <<'END'
 1024 tokens, D = 128 | --shape 1,8,8,1024,1024,128,128
 1024 tokens, D = 64 | --shape 1,8,8,1024,1024,64,64
 1024 tokens, D = 32 | --shape 1,8,8,1024,1024,32,32
@@ -65,16 +65,56 @@ decoding, bnhd, 32768 keys, 32 heads on 8 | --shape 1,32,8,1,32768,128,128 --lay
 decoding, AVX2, 8192 keys, 32 heads on 32 | --shape 1,32,32,1,8192,128,128 --isa avx2
 decoding, AVX2, 8192 keys, 32 heads on 8 | --shape 1,32,8,1,8192,128,128 --isa avx2
 END
-while IFS='|' read -r name options; do
-    echo "$name" >&2
-    case $options in
-    *avx2*) "$compare" --isa avx2 --quick --shape 1,1,1,8,8,8,8 > /dev/null 2>&1 < /dev/null || continue ;;
-    esac
-    # shellcheck disable=SC2086 # the options are words
-    "$compare" $options --variants softmax --threads 1,2 --json "$made/case.json" > "$made/case.log" < /dev/null ||
-        { cat "$made/case.log" >&2; exit 1; }
-    printf '{"name": "%s", "run": %s}\n' "${name% }" "$(tr '\n' ' ' < "$made/case.json")" >> "$made/cases.json"
-done < "$made/cases"
+cat > "$made/aft-cases" <<'END'
+full, 1024 tokens | --variants aft-full --shape 1,1,1,1024,1024,512,512
+full, causal, 1024 tokens | --variants aft-full --causal --shape 1,1,1,1024,1024,512,512
+full, 4096 tokens | --variants aft-full --shape 1,1,1,4096,4096,512,512
+full, causal, 4096 tokens | --variants aft-full --causal --shape 1,1,1,4096,4096,512,512
+full, batch 8, 1024 tokens | --variants aft-full --shape 8,1,1,1024,1024,512,512
+full, 64 factors, 4096 tokens | --variants aft-full --aft-factors 64 --shape 1,1,1,4096,4096,512,512
+local, s = 256, 4096 tokens | --variants aft-local --aft-window 256 --shape 1,1,1,4096,4096,512,512
+local, s = 256, causal, 4096 tokens | --variants aft-local --aft-window 256 --causal --shape 1,1,1,4096,4096,512,512
+local, s = 32, 4096 tokens | --variants aft-local --aft-window 32 --shape 1,1,1,4096,4096,512,512
+local, s = 32, 1024 tokens | --variants aft-local --aft-window 32 --shape 1,1,1,1024,1024,512,512
+conv, 8 heads, s = 31, 4096 tokens | --variants aft-conv --shape 1,1,1,4096,4096,512,512
+conv, 8 heads, s = 31, 1024 tokens | --variants aft-conv --shape 1,1,1,1024,1024,512,512
+conv, 8 heads, s = 31, causal, 4096 tokens | --variants aft-conv --causal --shape 1,1,1,4096,4096,512,512
+conv, 8 heads, s = 31, causal, 1024 tokens | --variants aft-conv --causal --shape 1,1,1,1024,1024,512,512
+conv, 8 heads, 11 x 11 on 64 x 64 | --variants aft-conv --grid 64x64 --shape 1,1,1,4096,4096,512,512
+simple, 16384 tokens | --variants aft-simple --shape 1,1,1,16384,16384,512,512
+simple, causal, 16384 tokens | --variants aft-simple --causal --shape 1,1,1,16384,16384,512,512
+AVX2, full, 1024 tokens | --variants aft-full --shape 1,1,1,1024,1024,512,512 --isa avx2
+AVX2, full, causal, 1024 tokens | --variants aft-full --causal --shape 1,1,1,1024,1024,512,512 --isa avx2
+AVX2, full, 64 factors, 4096 tokens | --variants aft-full --aft-factors 64 --shape 1,1,1,4096,4096,512,512 --isa avx2
+AVX2, local, s = 256, 4096 tokens | --variants aft-local --aft-window 256 --shape 1,1,1,4096,4096,512,512 --isa avx2
+AVX2, local, s = 32, 4096 tokens | --variants aft-local --aft-window 32 --shape 1,1,1,4096,4096,512,512 --isa avx2
+AVX2, conv, s = 31, 1024 tokens | --variants aft-conv --shape 1,1,1,1024,1024,512,512 --isa avx2
+AVX2, conv, 11 x 11 on 64 x 64 | --variants aft-conv --grid 64x64 --shape 1,1,1,4096,4096,512,512 --isa avx2
+local, s = 32, 2048 tokens | --variants aft-local --aft-window 32 --shape 1,1,1,2048,2048,512,512
+conv, 8 heads, s = 31, 2048 tokens | --variants aft-conv --shape 1,1,1,2048,2048,512,512
+local, s = 32, 8192 tokens | --variants aft-local --aft-window 32 --shape 1,1,1,8192,8192,512,512
+conv, 8 heads, s = 31, 8192 tokens | --variants aft-conv --shape 1,1,1,8192,8192,512,512
+full, 2048 tokens | --variants aft-full --shape 1,1,1,2048,2048,512,512
+simple, 32768 tokens | --variants aft-simple --shape 1,1,1,32768,32768,512,512
+END
+
+# run_cases LIST [OPTION...]: the rows of each case, on one thread and on two, into LIST.json
+run_cases() {
+    list=$1
+    shift
+    while IFS='|' read -r name options; do
+        echo "$name" >&2
+        case $options in
+        *avx2*) "$compare" --isa avx2 --quick --shape 1,1,1,8,8,8,8 > /dev/null 2>&1 < /dev/null || continue ;;
+        esac
+        # shellcheck disable=SC2086 # the options are words
+        "$compare" "$@" $options --threads 1,2 --json "$made/case.json" > "$made/case.log" < /dev/null ||
+            { cat "$made/case.log" >&2; exit 1; }
+        printf '{"name": "%s", "run": %s}\n' "${name% }" "$(tr '\n' ' ' < "$made/case.json")" >> "$made/$list.json"
+    done < "$made/$list"
+}
+run_cases softmax-cases --variants softmax
+run_cases aft-cases
 
 python3 - "$made" <<'END'
 import json
@@ -109,11 +149,11 @@ def table(rows):
     return "\n".join(lines)
 
 
-def case_table():
+def case_table(name):
     """One line for each case: time and share on one thread and on two."""
     lines = ["| case | limit | ms, 1 thread | share | ms, 2 threads | share | 2 threads over 1 |",
              "|---|---|--:|--:|--:|--:|--:|"]
-    with open(f"{made}/cases.json", encoding="utf-8") as file:
+    with open(f"{made}/{name}.json", encoding="utf-8") as file:
         for case in map(json.loads, file):
             one, two = sorted(case["run"]["rows"], key=lambda row: row["threads"])
             unit = "GFLOP/s" if one["limit"] == "fma" else "GB/s"
@@ -148,7 +188,8 @@ benchmarks = put_block(
     "![Time and error of each variant over N](sweep.svg)")
 pages = {
     "README.md": put_block(read_page("README.md"), "compare-table", f"{line}\n\n{rows}\n\n{chart}(docs/compare.svg)"),
-    "docs/benchmarks.md": put_block(benchmarks, "softmax-cases", case_table()),
+    "docs/benchmarks.md": put_block(put_block(benchmarks, "softmax-cases", case_table("softmax-cases")), "aft-cases",
+                                    case_table("aft-cases")),
 }
 for path, page in pages.items():
     with open(path, "w", encoding="utf-8") as file:

@@ -395,7 +395,8 @@ HEED_API heed_status heed_aft_full_forward(heed_context *context, const heed_ten
                                            const heed_tensor *out, const heed_tensor *lse);
 
 /** AFT-local, equation 4: heed_aft_full_forward() where the bias counts within options.window only. Keys outside take
- *  part with a bias of 0, unless `nothing_outside`. Everything else as there. */
+ *  part with a bias of 0, unless `nothing_outside`. In time O(Nq s D) for windows s <= 512, where the mask has no window,
+ *  no `visible`, and nothing is hidden outside. Everything else as there. */
 HEED_API heed_status heed_aft_local_forward(heed_context *context, const heed_tensor *q, const heed_tensor *k,
                                             const heed_tensor *v, const heed_aft_options *options,
                                             const heed_tensor *out, const heed_tensor *lse);
@@ -422,6 +423,9 @@ HEED_API heed_status heed_aft_simple_forward(heed_context *context, const heed_t
  *  @param options  or NULL: #HEED_AFT_OPTIONS_INIT
  *  @param out     float32 (B, H, Nq, D)
  *  @param lse     float32 (B, H, Nq, 1) or NULL
+ *
+ *  In time O(Nq s D) where the mask has neither a window nor `visible` and a grid is 3 wide or more; with two
+ *  dimensions s is the number of all taps.
  *
  *  A grid with a causal mask or with another alignment than the default is HEED_ERROR_UNSUPPORTED. Everything else as
  *  in heed_aft_full_forward(). */
