@@ -68,31 +68,37 @@ enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STA
  *                    a_j > 8: the reference moves to this key, and the sums are multiplied by e^-a_j
  *                    den += e^a_j, num += e^a_j v[j * v_stride + c]
  *                w[j] = -inf passes over the key, k_jc = -inf over its channel, whatever v holds. NaN stays NaN, and
- *                +inf gives NaN. Starts from reference (-inf, 0) and sums of 0.
+ *                +inf gives NaN. Starts from reference (-inf, 0) and sums of 0. e^a is off by 2 ulp and |a| 1.25 2^-24
+ *                of itself, and by the roundings of a. Strides may be negative: then the keys go backwards.
  * aft_fold       num, den += those of the keys since the last fold, which start again from 0
- * aft_join       rows ref, num, den, `stride` apart: those of a state, its two levels added up, and of `other`, such rows
- *                too or NULL, which joins as one key with its reference would
- * aft_start      n_rows rows of sums, o_stride apart, in panels (aft_weigh): those of rows ref, num, den, n_channels
- *                apart, against ref
- * aft_refer      moves the references of a state to ref, where its den then still is AFT_LARGE_SUM or more; returns
- *                whether all of them stand there
- * aft_gather     adds n_keys rows that aft_weigh made to a state with the same references
+ * aft_join       rows ref, num, den, `stride` apart: k + w of a state's reference, and its two levels added up. `other`,
+ *                such rows too, or NULL, joins them: the larger ref stays, and the sums at the smaller are multiplied by
+ *                e^(smaller - larger). Where the ref of other is -inf nothing joins. rows may be other.
+ * aft_start      n_rows rows of sums, all the same, o_stride apart, in panels (aft_weigh): num and den of rows ref, num,
+ *                den, n_channels apart, times e^(their ref - ref); 0 where den is 0, whatever the references
+ * aft_refer      moves the reference of each channel of a state to (ref, 0), and its sums with it, where that changes
+ *                nothing or ref is finite and den still AFT_LARGE_SUM or more; others keep all bits. Returns whether all
+ *                channels stand at ref now.
+ * aft_gather     new num, new den of a state += those of n_keys rows that aft_weigh made against the same references,
+ *                in the order of the keys
  * aft_row        out[c] = gate all of num / all of den, 0 where den is 0; gate = sigmoid(q[c]), 1 where q is NULL
  * aft_move       where k[c] is finite and more than 8 above ref[c]: factor[c] = e^(ref[c] - k[c]), ref[c] = k[c]; elsewhere
  *                factor[c] = 1
  * aft_weigh      the rows [e^(k - ref) v, e^(k - ref)] of keys j < n_keys, up to the first that aft_move would take as
- *                reference; returns how many, and in *n_clean how many of these come before one where something is not
- *                finite. Channel c stands in panel c / AFT_PANEL; panels are panel_stride apart,
- *                their rows 2 AFT_PANEL, and a row holds the e^(k - ref) v of the panel's channels, then its
- *                e^(k - ref). Both are stored as 0 where one is not finite, and for a key of -inf, whatever v holds.
+ *                reference, whose row may be written too; returns how many, and in *n_clean how many of these come before
+ *                the first where something is not finite. Channel c stands in panel c / AFT_PANEL; panels are
+ *                panel_stride apart, their rows 2 AFT_PANEL, and a row holds the e^(k - ref) v of the panel's channels,
+ *                then its e^(k - ref), as exact as in aft_keys. Both are stored as 0 where one is not finite, and for a
+ *                key of -inf, whatever v holds: that is clean.
  * aft_ratio      out[c] = gate num / den of channel c, whose sums stand in panels as aft_weigh lays them out; gate as in
  *                aft_row. Returns non-zero when a den lies below AFT_SMALLEST_PROOF or a num / den is not finite: those
  *                results prove nothing. Asks for out and q `ahead` floats further on.
  * mix_rows       o[t * o_stride + c] = that rescale[t] + sum_j p[t * p_stride + j * p_step] e[j * e_stride + c], t < n_rows,
- *                j < n_keys, c < n_channels; the sum in the order of j from zero
+ *                j < n_keys, c < n_channels; the sum in the order of j from zero, so that rows and channels have the same
+ *                bits whatever goes with them
  * scale_rows     o[t * o_stride + c] *= factor[c], t < n_rows, c < n_channels
  * tap_rows       AFT-conv: p[j * n_rows + t] = taps[j * n_rows + t] e[j], j < n_keys, t < n_rows;
- *                den[t * den_stride] += sum_j p[j * n_rows + t], the sum in the order of j from zero
+ *                den[t * den_stride] += sum_j p[j * n_rows + t], with the bits that mix_rows has from values of 1
  * ratio_rows     out[r * out_stride + c] = gate num[c] / den for n_rows <= 32 rows of sums, num [n_channels] and den,
  *                `stride` apart; gate as in aft_row. Returns a bit for each row whose den lies below AFT_SMALLEST_PROOF
  *                or whose num / den is not finite. Asks for out and q of as many rows behind these.

@@ -56,7 +56,7 @@ static inline vf vf_load_bool_n(const uint8_t *p, int n)
 
 static inline int vf_can_stream(const float *p) { return ((void)p, 0); }
 static inline void vf_stream(float *p, vf x) { vst1q_f32(p, x); }
-static inline void vf_stream_fence(void) {  }
+static inline void vf_stream_fence(void) {}
 static inline vf vf_add(vf a, vf b) { return vaddq_f32(a, b); }
 static inline vf vf_sub(vf a, vf b) { return vsubq_f32(a, b); }
 static inline vf vf_mul(vf a, vf b) { return vmulq_f32(a, b); }

@@ -27,7 +27,7 @@ static inline void vf_store_n(float *p, vf x, int n)
 static inline vf vf_load_bool_n(const uint8_t *p, int n) { return n > 0 && *p ? 1.0f : 0.0f; }
 static inline int vf_can_stream(const float *p) { return ((void)p, 0); }
 static inline void vf_stream(float *p, vf x) { *p = x; }
-static inline void vf_stream_fence(void) {  }
+static inline void vf_stream_fence(void) {}
 static inline vf vf_add(vf a, vf b) { return a + b; }
 static inline vf vf_sub(vf a, vf b) { return a - b; }
 static inline vf vf_mul(vf a, vf b) { return a * b; }

@@ -4,8 +4,8 @@
  * follows exactly from the formula of kernels.h, in float. The errors are added up on the way, u = 2^-24:
  *
  *     a_j = (k - ref_k) + (w - ref_w)   three roundings: |error| <= u (|k - ref_k| + |w - ref_w| + |a_j|)
- *     e^a                               that error of a, which is a relative one of e^a, then 2 ulp, at most 2^-22;
- *                                       anything from 0 to 2^-126 where it is below 2^-126
+ *     e^a                               that error of a, which is a relative one of e^a, and 1.25 u |a| of a log2 e;
+ *                                       then 2 ulp, at most 2^-22; anything from 0 to 2^-126 where it is below 2^-126
  *     sum e^a                           the error of the factor for what is in the sum, then one rounding
  *     sum + e^a v                       the error of e^a, then a rounding of the product and one of the sum
  *
@@ -197,7 +197,7 @@ typedef struct followed {
 static double follow_power(const followed *f, float key, float w, double sign, double *error)
 {
     const double from_k = (double)key - f->ref_k, from_w = (double)w - f->ref_w, a = sign * (from_k + from_w);
-    const double off = HALF_ULP * (fabs(from_k) + fabs(from_w) + fabs(a)) * (1.0 + 0x1p-20), power = exp(a);
+    const double off = HALF_ULP * (fabs(from_k) + fabs(from_w) + 2.25 * fabs(a)) * (1.0 + 0x1p-20), power = exp(a);
     *error = power > 0.0 ? power * (expm1(off) + 0x1p-22 * exp(off)) : 0.0;
     if (power < 2.0 * (double)FLT_MIN)
         *error += (double)FLT_MIN;
@@ -318,6 +318,35 @@ static void split_calls(aft_case *c, const float *whole, random_stream *random)
         add_keys(c, end, end);
     }
     expect_state(c, whole, "several calls");
+}
+
+/* Rows of a case in the opposite order, one behind the other. */
+static buffer reverse_rows(const aft_case *c, const source_rows *rows)
+{
+    buffer reversed = make_buffer(c->n_keys * rows->n_channels, GUARD_END);
+    for (int j = 0; j < c->n_keys; j++)
+        for (int64_t i = 0; i < rows->n_channels; i++)
+            reversed.data[j * rows->n_channels + i] = row_value(rows, c->n_keys - 1 - j, i);
+    return reversed;
+}
+
+/* Keys backwards, by negative strides. */
+static void go_backwards(aft_case *c)
+{
+    buffer want = make_buffer((int64_t)c->state.n_floats, GUARD_END), k = reverse_rows(c, &c->k),
+           v = reverse_rows(c, &c->v);
+    const int last = c->n_keys - 1;
+    memcpy(want.data, c->state.before, want.n_floats * sizeof(float));
+    kernels->aft_keys(want.data, k.data, c->k.n_channels, v.data, c->n_channels, c->w.data, c->n_keys, c->n_channels,
+                      c->scalar_keys);
+    restore_bits(&c->state);
+    kernels->aft_keys(c->state.data, c->k.memory.data + last * c->k.stride, -c->k.stride,
+                      c->v.memory.data + last * c->v.stride, -c->v.stride, c->w.data, c->n_keys, c->n_channels,
+                      c->scalar_keys);
+    expect_state(c, want.data, "backwards");
+    free_buffer(&want);
+    free_buffer(&k);
+    free_buffer(&v);
 }
 
 /* The channels that stand beside a channel do not matter. */
@@ -480,6 +509,8 @@ static void check_keys_case(int64_t index, int n_keys, int64_t n_channels, int s
     }
     take_state(&c, whole);
     split_calls(&c, whole, &random);
+    if (n_keys > 0)
+        go_backwards(&c);
     for (int64_t i = 0; i < n_channels; i += n_channels < 50 ? 1 : 1 + random_below(&random, n_channels / 8))
         run_alone(&c, whole, i);
     if (n_keys > 0 && c.k.stride > 0 && c.v.stride > 0)
@@ -533,8 +564,8 @@ static void check_fold_case(int64_t index, int64_t n_channels)
 }
 
 /* The kernels in a row: keys in pieces, a fold behind each, then the result. Scores lie in +-12, so that the reference
- * moves at most three times and each a is off by at most u (12 + 12 + 24). A weight is off by four times that, by four
- * powers of 4 u and four products; a sum by 70 roundings and as many folds. Both sums are below 512 u. */
+ * moves at most three times and each a is off by at most u (12 + 12 + 24). A weight is off by four times that, by
+ * 30 u of its own, by four powers of 4 u and four products; a sum by 70 roundings and as many folds. Both sums are below 512 u. */
 static void check_whole_row(int64_t index, int64_t n_channels)
 {
     random_stream random = random_start((uint64_t)(73000 + index));

@@ -151,24 +151,30 @@ static void join_in_place(join_case *j)
     restore_bits(&j->other.memory);
 }
 
-/* NaN and infinities stay in their channel, and do not vanish there. Takes the results from clean inputs. */
+/* NaN and infinities stay in their channel, and those of sums do not vanish there. Takes the results from clean
+ * inputs. */
 static void spoil_join(join_case *j, random_stream *random)
 {
     const float spoilers[] = {NAN, INFINITY};
     const int64_t n = j->n_channels, c = random_below(random, n);
     const float value = spoilers[random_below(random, 2)];
     const int in_state = (int)random_below(random, 2);
+    const int64_t row = random_below(random, in_state ? AFT_STATE_ROWS : SUM_ROWS);
     buffer clean = make_buffer((int64_t)j->rows.memory.n_floats, GUARD_END);
     memcpy(clean.data, j->rows.memory.data, clean.n_floats * sizeof(float));
     if (in_state)
-        j->state.data[random_below(random, AFT_STATE_ROWS) * n + c] = value;
+        j->state.data[row * n + c] = value;
     else
-        j->other.memory.data[random_below(random, SUM_ROWS) * j->other.stride + c] = value;
+        j->other.memory.data[row * j->other.stride + c] = value;
     run_join(j, 1);
-    for (int row = 0; row < SUM_ROWS; row++)
+    for (int r = 0; r < SUM_ROWS; r++)
         for (int64_t i = 0; i < n; i++)
-            if (i != c && !same_bits(row_value(&j->rows, row, i), clean.data[row * j->rows.stride + i]))
-                fail_case("%g in channel %d reaches row %d, channel %d", (double)value, (int)c, row, (int)i);
+            if (i != c && !same_bits(row_value(&j->rows, r, i), clean.data[r * j->rows.stride + i]))
+                fail_case("%g in channel %d reaches row %d, channel %d", (double)value, (int)c, r, (int)i);
+    const int64_t reached = !in_state || row < AFT_NUM ? row : ROW_NUM + (row - AFT_NUM) % 2;
+    if ((in_state ? row >= AFT_NUM : row > ROW_REF) && isfinite(row_value(&j->rows, reached, c)))
+        fail_case("channel %d: %g in row %d of %s becomes %a", (int)c, (double)value, (int)row,
+                  in_state ? "the state" : "other", (double)row_value(&j->rows, reached, c));
     restore_bits(&j->state);
     restore_bits(&j->other.memory);
     free_buffer(&clean);

@@ -65,8 +65,8 @@ static int is_gated(float got, float q, float x)
     if (isnan(q) || isnan(x))
         return isnan(got);
     const double open = 1.0 / (1.0 + exp(-(double)q)), want = open * (double)x;
-    if (got == 0.0f && open < (double)FLT_MIN)
-        return 1;
+    if (open < (double)FLT_MIN)
+        return got == 0.0f;
     return is_close(got, want,
                     3.0 * ulp_of(open) * fabs((double)x) + HALF_ULP * fabs(want) * (1.0 + 0x1p-20) + 0x1p-150);
 }
