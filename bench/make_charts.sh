@@ -16,7 +16,8 @@ compare=${1:-build/compare/bench/heed-compare}
 made=$(mktemp -d)
 trap 'rm -rf "$made"' EXIT
 
-"$compare" "$@" --json "$made/compare.json" --svg "$made/compare.svg"
+"$compare" --variants softmax,gemm,aft-full,aft-local,aft-simple,aft-conv "$@" --json "$made/compare.json" \
+    --svg "$made/compare.svg"
 "$compare" "$@" --sweep 64,128,256,512,1024,2048,4096,8192 --json "$made/sweep.json" --svg "$made/sweep.svg"
 
 # name | options of a run; each case has a run of its own, and so a limit of its own moment
@@ -142,9 +143,10 @@ def table(rows):
              " max error |", "|---|---|---|---|--:|--:|--:|--:|--:|--:|"]
     for row in rows:
         unit = "GFLOP/s" if row["limit"] == "fma" else "GB/s"
+        gflops = "-" if row["gflops"] is None else f"{row['gflops']:.1f}"
         shape = ", ".join(str(size) for size in row["shape"]) + (", causal" if row["causal"] else "")
         lines.append(f"| {row['input']} | {shape} | {row['variant']} | {row['isa']} | {row['threads']} | {row['ms']:.3f}"
-                     f" | {row['gflops']:.1f} | {100 * row['share']:.0f} % of {row['limit_value']:.0f} {unit}"
+                     f" | {gflops} | {100 * row['share']:.0f} % of {row['limit_value']:.0f} {unit}"
                      f" | {row['scratch_bytes'] / 1024:.0f} KiB | {row['max_abs_err']:.1e} |")
     return "\n".join(lines)
 
