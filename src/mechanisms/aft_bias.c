@@ -99,35 +99,33 @@ int64_t heed_aft_packed_floats(const aft_plan *p, int64_t n_keys)
 void heed_aft_pack_factors(const aft_job *job, const aft_lane *x, heed_key_range keys, float *packed)
 {
     const heed_tensor *v = &job->plan->key_factors;
-    int64_t lanes = job->kernels->tile_lanes;
-    for (int64_t j = keys.begin; j < keys.end; j += lanes) {
+    int64_t lanes = job->kernels->tile_lanes, n_keys = keys.end - keys.begin, n_factors = v->shape[3];
+    float *tile = packed + n_keys * n_factors;
+    for (int64_t j = 0; j < n_keys; j += lanes) {
         const float *rows[HEED_MAX_TILE_LANES];
-        int n_keys = (int)heed_smaller(lanes, keys.end - j);
-        for (int i = 0; i < n_keys; i++)
-            rows[i] = heed_row(v, x->b, x->h, j + i);
-        job->kernels->pack_tile(packed + (j - keys.begin) * v->shape[3], rows, n_keys, v->shape[3], 1.0f);
+        int n = (int)heed_smaller(lanes, n_keys - j);
+        for (int i = 0; i < n; i++)
+            rows[i] = heed_row(v, x->b, x->h, keys.begin + j + i);
+        job->kernels->pack_tile(tile, rows, n, n_factors, 1.0f);
+        for (int64_t c = 0; c < n_factors; c++)
+            memcpy(packed + c * n_keys + j, tile + c * lanes, (size_t)n * sizeof *tile);
     }
 }
 
 void heed_aft_factored_bias(const aft_job *job, const aft_lane *x, int64_t first, int n_rows, heed_key_range keys,
-                            const float *packed, int64_t origin, float *w, int64_t stride)
+                            const float *packed, heed_key_range packed_keys, float *w, int64_t stride)
 {
     const heed_tensor *u = &job->plan->query_factors;
-    int64_t lanes = job->kernels->tile_lanes, n_factors = u->shape[3];
+    int64_t n_keys = keys.end - keys.begin, n_packed = packed_keys.end - packed_keys.begin, n_factors = u->shape[3];
     float ones[HEED_AFT_GROUP_ROWS];
     for (int r = 0; r < n_rows; r++) {
         ones[r] = 1.0f;
-        memset(w + r * stride, 0, (size_t)(keys.end - keys.begin) * sizeof *w);
+        memset(w + r * stride, 0, (size_t)n_keys * sizeof *w);
     }
-    for (int64_t j = keys.begin, end; j < keys.end; j = end) {
-        int64_t lane = (j - origin) % lanes;
-        const float *tile = packed + (j - origin - lane) * n_factors + lane;
-        end = heed_smaller(keys.end, j - lane + lanes);
-        for (int64_t c = 0; c < n_factors; c += HEED_AFT_FACTORS)
-            job->kernels->mix_rows(w + (j - keys.begin), stride, ones, heed_row(u, x->b, x->h, first) + c, u->stride[2],
-                                   1, tile + c * lanes, lanes, (int)heed_smaller(HEED_AFT_FACTORS, n_factors - c),
-                                   n_rows, end - j);
-    }
+    for (int64_t c = 0; c < n_factors; c += HEED_AFT_FACTORS)
+        job->kernels->mix_rows(w, stride, ones, heed_row(u, x->b, x->h, first) + c, u->stride[2], 1,
+                               packed + c * n_packed + (keys.begin - packed_keys.begin), n_packed,
+                               (int)heed_smaller(HEED_AFT_FACTORS, n_factors - c), n_rows, n_keys);
 }
 
 void heed_aft_cut_window(const aft_plan *p, int64_t b, int64_t i, heed_key_range keys, float *w)

@@ -89,8 +89,7 @@ static void weigh_rows(const aft_job *job, row_group *g, heed_key_range block, c
 {
     if (job->plan->query_factors.data) {
         heed_aft_pack_factors(job, &g->x, block, s->key_factors);
-        heed_aft_factored_bias(job, &g->x, g->first, g->n_rows, block, s->key_factors, block.begin, s->p,
-                               HEED_BLOCK_KEYS);
+        heed_aft_factored_bias(job, &g->x, g->first, g->n_rows, block, s->key_factors, block, s->p, HEED_BLOCK_KEYS);
     }
     for (int r = 0; r < g->n_rows; r++) {
         heed_key_range own = heed_range_common(g->sees[r], block);

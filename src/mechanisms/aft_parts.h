@@ -33,14 +33,14 @@ heed_key_range heed_aft_window(const aft_plan *plan, int64_t b, int64_t i);
 /* w of query i and keys [begin, end); -inf for a key that the boolean mask hides. */
 void heed_aft_bias(const aft_plan *plan, int64_t b, int64_t h, int64_t i, heed_key_range keys, float *w);
 
-/* Factors of many keys, transposed (pack_tile): scratch for n_keys of them; packs those of `keys`. */
+/* Factors of many keys, transposed: row c holds factor c of all of them. Scratch for n_keys; packs those of `keys`. */
 int64_t heed_aft_packed_floats(const aft_plan *plan, int64_t n_keys);
 void heed_aft_pack_factors(const aft_job *job, const aft_lane *lane, heed_key_range keys, float *packed);
 
-/* u.v of queries [first, first + n_rows) and `keys` into rows of w, from factors packed from key `origin` on: rows of u
- * are the weights that mix the transposed rows of v. */
+/* u.v of queries [first, first + n_rows) and `keys`, which are among those packed, into rows of w: rows of u are the
+ * weights that mix the transposed rows of v. */
 void heed_aft_factored_bias(const aft_job *job, const aft_lane *lane, int64_t first, int n_rows, heed_key_range keys,
-                            const float *packed, int64_t origin, float *w, int64_t stride);
+                            const float *packed, heed_key_range packed_keys, float *w, int64_t stride);
 
 /* 0 for those of the keys that lie outside the window of query i. */
 void heed_aft_cut_window(const aft_plan *plan, int64_t b, int64_t i, heed_key_range keys, float *w);

@@ -260,6 +260,11 @@ static void start_group(window_walk *g, int64_t first)
     }
 }
 
+static heed_key_range group_keys(const window_walk *g)
+{
+    return (heed_key_range){g->tiles[0].keys.begin, g->tiles[g->n_tiles - 1].keys.end};
+}
+
 static float *sums_row(const window_walk *g, int r) { return g->s.sums + (int64_t)r * PANEL_ROW; }
 
 /* What lies behind the windows of each tile: of the last one, the suffix of the group; then the keys in between. */
@@ -337,7 +342,7 @@ static void weigh_rows(window_walk *g, const window_tile *tile)
 {
     if (g->job->plan->query_factors.data)
         heed_aft_factored_bias(g->job, &g->x, g->first + tile->first, tile->n_rows, tile->keys, g->s.key_factors,
-                               g->tiles[0].keys.begin, weights_row(g, tile->first), g->union_keys);
+                               group_keys(g), weights_row(g, tile->first), g->union_keys);
     for (int r = tile->first; r < tile->first + tile->n_rows; r++)
         weigh_row(g, tile, r);
 }
@@ -345,7 +350,7 @@ static void weigh_rows(window_walk *g, const window_tile *tile)
 /* Blocks of keys, so that one stays in L1 while all tiles take it through. */
 static void mix(window_walk *g)
 {
-    heed_key_range all = {g->tiles[0].keys.begin, g->tiles[g->n_tiles - 1].keys.end};
+    heed_key_range all = group_keys(g);
     for (int64_t c = 0; c < g->x.n; c += AFT_PANEL) {
         int64_t width = heed_smaller(AFT_PANEL, g->x.n - c), panel = c / AFT_PANEL;
         for (heed_key_range block = {all.begin, all.begin}; block.end < all.end;) {
@@ -388,9 +393,7 @@ static void walk(window_walk *g)
     for (int64_t first = 0; first < g->length; first += g->n_rows) {
         start_group(g, first);
         if (g->job->plan->query_factors.data)
-            heed_aft_pack_factors(g->job, &g->x,
-                                  (heed_key_range){g->tiles[0].keys.begin, g->tiles[g->n_tiles - 1].keys.end},
-                                  g->s.key_factors);
+            heed_aft_pack_factors(g->job, &g->x, group_keys(g), g->s.key_factors);
         if (!g->causal)
             add_suffixes(g);
         for (int t = 0; t < g->n_tiles; t++) {
