@@ -7,8 +7,6 @@
  * score is a relative error of its weight; the differences from a near reference are small. */
 #include "kernels/exp.h"
 
-#define MOVE_ABOVE 8.0f
-
 enum { WEIGH_AHEAD = 16, KEYS_TOGETHER = 6 };
 
 /* Channels of a panel where so many are left. */
@@ -21,7 +19,7 @@ static HEED_NOINLINE void move_channels(float *restrict state, int64_t n_channel
     vf ref_k = vf_load_n(state + AFT_REF_K * n_channels, width),
        ref_w = vf_load_n(state + AFT_REF_W * n_channels, width);
     vf a = vf_add(vf_sub(key, ref_k), vf_sub(bias, ref_w));
-    vm moves = vf_lt(vf_set1(MOVE_ABOVE), a);
+    vm moves = vf_lt(vf_set1(AFT_MOVE_ABOVE), a);
     vf factor = vf_select(moves, exp_vector(vf_sub(vf_zero(), a)), vf_set1(1.0f));
     for (int row = AFT_NUM; row < AFT_STATE_ROWS; row++)
         vf_store_n(state + row * n_channels, vf_mul(vf_load_n(state + row * n_channels, width), factor), width);
@@ -45,7 +43,7 @@ HEED_INLINE void aft_channels(float *restrict state, const float *restrict k, in
             continue;
         vf key = scalar_keys ? vf_set1(k[j * k_stride]) : vf_load_n(k + j * k_stride, width), bias = vf_set1(w[j]);
         vf a = vf_add(vf_sub(key, ref_k), vf_sub(bias, ref_w));
-        if (vm_any(vf_lt(vf_set1(MOVE_ABOVE), a))) {
+        if (vm_any(vf_lt(vf_set1(AFT_MOVE_ABOVE), a))) {
             vf_store_n(new_num, num, width);
             vf_store_n(new_den, den, width);
             move_channels(state, n_channels, key, bias, width);
@@ -185,7 +183,7 @@ void HEED_FN(aft_gather)(float *restrict state, const float *restrict e, int64_t
 HEED_INLINE vm stands_above(vf key, vf ref)
 {
     vf infinite = vf_set1(__builtin_inff());
-    return vf_lt(vf_set1(MOVE_ABOVE), vf_select(vf_lt(key, infinite), vf_sub(key, ref), vf_zero()));
+    return vf_lt(vf_set1(AFT_MOVE_ABOVE), vf_select(vf_lt(key, infinite), vf_sub(key, ref), vf_zero()));
 }
 
 void HEED_FN(aft_move)(float *restrict ref, float *restrict factor, const float *k, int64_t n_channels)
@@ -212,7 +210,7 @@ HEED_INLINE int key_moves(const float *ref, const float *k, int64_t n_channels)
 int HEED_FN(aft_weigh)(float *restrict e, int64_t panel_stride, const float *ref, const float *k, int64_t k_stride,
                        const float *v, int64_t v_stride, int n_keys, int64_t n_channels, int *n_clean)
 {
-    const vf low = vf_set1(-__builtin_inff()), zero = vf_zero(), limit = vf_set1(MOVE_ABOVE);
+    const vf low = vf_set1(-__builtin_inff()), zero = vf_zero(), limit = vf_set1(AFT_MOVE_ABOVE);
     int clean = n_keys, j = 0;
     for (; j < n_keys; j++) {
         vf highest = zero, unclean = zero;

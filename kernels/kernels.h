@@ -19,6 +19,9 @@ enum {
                                  mix_rows, and a block of them, 32 KiB, stays in L1 */
 };
 
+/* A key that stands more than e^this above the reference of an AFT channel becomes the reference. */
+#define AFT_MOVE_ABOVE 8.0f
+
 /* Terms that underflow in a sum of N products are below N 2^-126 together: nothing beside a sum like this. */
 #define AFT_SMALLEST_PROOF 1e-26f
 

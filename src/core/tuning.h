@@ -71,11 +71,9 @@ enum {
     HEED_AFT_WIDEST_WINDOW = 512,
 
     /* AFT-conv: rows of a group, in tiles, which share one suffix; heads that go through their rows together: where they
-     * lie side by side, memory then delivers whole rows of tokens. A key that stands so far above the reference, e^8,
-     * moves it, as elsewhere. */
+     * lie side by side, memory then delivers whole rows of tokens. */
     HEED_AFT_CONV_ROWS = 48,
     HEED_AFT_CONV_HEADS = 8,
-    HEED_AFT_FAR = 8,
 
     /* AFT-conv on a grid: channels of one task, a row of the widest register tile; keys mixed in one go, whole columns:
      * enough to hide the chain of their den, and to be worth a row of sums. */

@@ -157,14 +157,9 @@ static void add_block(const aft_job *job, row_group *g, heed_key_range block, co
 /* Moves the reference to key j, where that stands far above it, and the sums with it. */
 static void move_reference(const aft_job *job, const row_group *g, int64_t j, const block_scratch *s)
 {
-    const aft_plan *p = job->plan;
-    job->kernels->aft_move(s->reference, s->factor, heed_row(&p->k, g->x.b, g->x.h, j) + g->x.first, g->x.n);
-    for (int64_t c = 0; c < g->x.n; c += AFT_PANEL) {
-        float *sums = panel_of(s->sums, c, HEED_AFT_GROUP_ROWS);
-        int64_t width = panel_width(g, c);
-        job->kernels->scale_rows(sums, PANEL_ROW, s->factor + c, g->n_rows, width);
-        job->kernels->scale_rows(sums + width, PANEL_ROW, s->factor + c, g->n_rows, width);
-    }
+    const heed_tensor *k = &job->plan->k;
+    job->kernels->aft_move(s->reference, s->factor, heed_row(k, g->x.b, g->x.h, j) + g->x.first, g->x.n);
+    heed_aft_scale_panels(job, s->sums, (int64_t)HEED_AFT_GROUP_ROWS * PANEL_ROW, s->factor, g->n_rows, g->x.n);
 }
 
 /* ---- results ---- */

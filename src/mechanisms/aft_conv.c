@@ -149,10 +149,10 @@ static void hold_keys(conv_walk *g, int64_t end)
         memmove(e, e + (begin - g->h.held.begin), (size_t)kept * sizeof *e);
     }
     heed_aft_head_keys(&g->h, (heed_key_range){begin + kept, end}, k + kept);
-    if (g->prefix.reference - reference > HEED_AFT_FAR) /* keys that came into the prefix unseen */
+    if (g->prefix.reference - reference > AFT_MOVE_ABOVE) /* keys that came into the prefix unseen */
         reference = g->prefix.reference;
     for (int64_t j = kept; j < end - begin; j++) {
-        if (!(k[j] - reference > HEED_AFT_FAR))
+        if (!(k[j] - reference > AFT_MOVE_ABOVE))
             continue;
         if (begin + j < seen_by(g, g->first).end) {
             reference = k[j];

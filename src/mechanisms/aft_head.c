@@ -103,14 +103,11 @@ void heed_aft_head_fold(const aft_head *h, aft_head_sums *o)
 void heed_aft_head_add(const aft_head *h, aft_head_sums *o, heed_key_range keys, int forward)
 {
     while (!heed_range_is_empty(keys)) {
-        heed_key_range part = heed_aft_next_part(keys, forward);
+        int folds;
+        heed_key_range part = heed_aft_take_part(&keys, forward, &folds);
         add_keys(h, o, part);
-        if ((forward ? part.end : part.begin) % HEED_FOLD_KEYS == 0)
+        if (folds)
             heed_aft_head_fold(h, o);
-        if (forward)
-            keys.begin = part.end;
-        else
-            keys.end = part.begin;
     }
 }
 
@@ -128,18 +125,10 @@ float heed_aft_head_factor(const aft_head *h, float reference)
 
 /* ---- parked sums ---- */
 
-/* num, den and the reference begin a row each. */
-static float *parked_rows(const aft_head *h, int64_t first, int64_t n_rows, float *tail, int64_t *stride)
-{
-    int fits = n_rows >= AFT_PARKED_ROWS;
-    *stride = fits ? h->job->plan->out.stride[2] : h->x.n;
-    return fits ? heed_aft_out(h->job->plan, &h->x, first) : tail;
-}
-
 void heed_aft_head_park(const aft_head *h, const aft_head_sums *o, int64_t first, int64_t n_rows, float *tail)
 {
     int64_t stride;
-    float *rows = parked_rows(h, first, n_rows, tail, &stride);
+    float *rows = heed_aft_parked_rows(h->job->plan, &h->x, first, n_rows, tail, &stride);
     heed_aft_head_total(h, o, h->total);
     memcpy(rows, h->total, (size_t)h->x.n * sizeof *rows);
     rows[stride] = h->total[h->x.n];
@@ -149,7 +138,7 @@ void heed_aft_head_park(const aft_head *h, const aft_head_sums *o, int64_t first
 void heed_aft_head_unpark(const aft_head *h, aft_head_sums *o, int64_t first, int64_t n_rows, float *tail)
 {
     int64_t stride;
-    const float *rows = parked_rows(h, first, n_rows, tail, &stride);
+    const float *rows = heed_aft_parked_rows(h->job->plan, &h->x, first, n_rows, tail, &stride);
     memset(o->added, 0, (size_t)h->row * sizeof *rows);
     memcpy(o->folded, rows, (size_t)h->x.n * sizeof *rows);
     o->folded[h->x.n] = rows[stride];

@@ -16,7 +16,8 @@ typedef struct aft_job {
     atomic_llong exact_recomputations;
 } aft_job;
 
-/* Sums wait in rows of output until these are written: num, den and the reference begin a row each. */
+/* Sums wait in rows of output until these are written: ref, num, den as aft_join makes them, or where channels share a
+ * key num, and den and ref at the beginning of a row each. */
 enum { AFT_PARKED_ROWS = 3 };
 
 /* The channels [first, first + n) of a head, and the state of one query over the keys added so far. */
@@ -58,8 +59,14 @@ const float *heed_aft_query(const aft_plan *plan, const aft_lane *lane, int64_t 
 /* No key added yet. */
 void heed_aft_reset(const aft_lane *lane);
 
-/* The first part of a range, or the last one where not `forward`, that no multiple of HEED_FOLD_KEYS cuts. */
-heed_key_range heed_aft_next_part(heed_key_range keys, int forward);
+/* Takes the first part of a range from it, or the last one where not `forward`: one that no multiple of HEED_FOLD_KEYS
+ * cuts. Where it ends at one, *folds is set: the sums are folded behind it. */
+heed_key_range heed_aft_take_part(heed_key_range *keys, int forward, int *folds);
+
+/* Where sums wait: in rows [first, first + n_rows) of output, that of the lane, or where these are too few in `tail`
+ * [AFT_PARKED_ROWS][n]; *stride apart. */
+float *heed_aft_parked_rows(const aft_plan *plan, const aft_lane *lane, int64_t first, int64_t n_rows, float *tail,
+                            int64_t *stride);
 
 /* What aft_join made of a state is a state again. */
 void heed_aft_load_state(const aft_lane *lane, const float *rows, int64_t stride);
@@ -112,6 +119,10 @@ int heed_aft_store_sums(const aft_job *job, const aft_lane *lane, int64_t i, con
  * hold is right, and stays bit for bit. `row` is scratch for n channels. */
 void heed_aft_replace_sums(aft_job *job, const aft_lane *lane, int64_t i, const aft_sums *sums, int spoiled,
                            float *row);
+
+/* Rows in panels follow the reference: each num and den times the factor of its channel. */
+void heed_aft_scale_panels(const aft_job *job, float *rows, int64_t panel_stride, const float *factor, int n_rows,
+                           int64_t n_channels);
 
 /* ---- aft_blocks.c ---- */
 

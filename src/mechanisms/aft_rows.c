@@ -56,20 +56,30 @@ void heed_aft_reset(const aft_lane *x)
         x->state[i] = i < x->n ? -INFINITY : 0.0f; /* AFT_REF_K is the first row */
 }
 
-heed_key_range heed_aft_next_part(heed_key_range keys, int forward)
+heed_key_range heed_aft_take_part(heed_key_range *keys, int forward, int *folds)
 {
+    heed_key_range part = *keys;
     if (forward)
-        keys.end = heed_smaller(keys.end, (keys.begin / HEED_FOLD_KEYS + 1) * HEED_FOLD_KEYS);
+        part.end = keys->begin = heed_smaller(keys->end, (keys->begin / HEED_FOLD_KEYS + 1) * HEED_FOLD_KEYS);
     else
-        keys.begin = heed_larger(keys.begin, (keys.end - 1) / HEED_FOLD_KEYS * HEED_FOLD_KEYS);
-    return keys;
+        part.begin = keys->end = heed_larger(keys->begin, (keys->end - 1) / HEED_FOLD_KEYS * HEED_FOLD_KEYS);
+    *folds = (forward ? part.end : part.begin) % HEED_FOLD_KEYS == 0;
+    return part;
+}
+
+float *heed_aft_parked_rows(const aft_plan *p, const aft_lane *x, int64_t first, int64_t n_rows, float *tail,
+                            int64_t *stride)
+{
+    int fits = n_rows >= AFT_PARKED_ROWS;
+    *stride = fits ? p->out.stride[2] : x->n;
+    return fits ? heed_aft_out(p, x, first) : tail;
 }
 
 void heed_aft_load_state(const aft_lane *x, const float *rows, int64_t stride)
 {
-    static const int places[3] = {AFT_REF_K, AFT_NUM, AFT_DEN};
+    static const int places[AFT_PARKED_ROWS] = {AFT_REF_K, AFT_NUM, AFT_DEN};
     heed_aft_reset(x);
-    for (int row = 0; row < 3; row++)
+    for (int row = 0; row < AFT_PARKED_ROWS; row++)
         memcpy(x->state + places[row] * x->n, rows + row * stride, (size_t)x->n * sizeof *rows);
 }
 

@@ -21,6 +21,17 @@ int heed_aft_store_sums(const aft_job *job, const aft_lane *x, int64_t i, const 
     return doubtful;
 }
 
+void heed_aft_scale_panels(const aft_job *job, float *rows, int64_t panel_stride, const float *factor, int n_rows,
+                           int64_t n_channels)
+{
+    for (int64_t c = 0; c < n_channels; c += AFT_PANEL) {
+        float *panel = rows + c / AFT_PANEL * panel_stride;
+        int64_t width = heed_smaller(AFT_PANEL, n_channels - c);
+        job->kernels->scale_rows(panel, 2 * AFT_PANEL, factor + c, n_rows, width);
+        job->kernels->scale_rows(panel + width, 2 * AFT_PANEL, factor + c, n_rows, width);
+    }
+}
+
 void heed_aft_replace_sums(aft_job *job, const aft_lane *x, int64_t i, const aft_sums *s, int spoiled, float *row)
 {
     float *out = heed_aft_out(job->plan, x, i), *lse = heed_aft_lse(job->plan, x, i);

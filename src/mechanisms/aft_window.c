@@ -21,9 +21,6 @@
 
 enum { PANEL_ROW = 2 * AFT_PANEL, GROUP_TILES = HEED_AFT_WINDOW_ROWS / HEED_AFT_TILE_ROWS };
 
-/* ref, num, den: what aft_join makes of a state. */
-enum { OUTSIDE_ROWS = 3 };
-
 typedef struct window_scratch {
     float *reference, *factor;   /* [d] */
     float *weighed;              /* panels [union keys][PANEL_ROW]: key j stands in row j modulo these */
@@ -83,10 +80,10 @@ static int64_t carve(window_scratch *s, char *memory, const aft_plan *p)
     s->prefix = heed_arena_take_floats(&arena, AFT_STATE_ROWS * d);
     s->suffix = heed_arena_take_floats(&arena, AFT_STATE_ROWS * d);
     for (int t = 0; t < GROUP_TILES; t++)
-        s->outside[t] = heed_arena_take_floats(&arena, OUTSIDE_ROWS * d);
+        s->outside[t] = heed_arena_take_floats(&arena, AFT_PARKED_ROWS * d);
     s->state = heed_arena_take_floats(&arena, AFT_STATE_ROWS * d);
     s->key_factors = heed_arena_take_floats(&arena, heed_aft_packed_floats(p, union_keys(p)));
-    s->tail = heed_arena_take_floats(&arena, OUTSIDE_ROWS * d);
+    s->tail = heed_arena_take_floats(&arena, AFT_PARKED_ROWS * d);
     s->ones = heed_arena_take_floats(&arena, HEED_AFT_TILE_ROWS);
     s->zeros = heed_arena_take_floats(&arena, HEED_FOLD_KEYS);
     return arena.bytes;
@@ -127,12 +124,7 @@ static void move_reference(window_walk *g, const float *key)
     kernels->aft_move(g->s.reference, g->s.factor, key, g->x.n);
     for (int64_t j = g->held.begin, end; j < g->held.end; j = end) {
         end = heed_smaller(g->held.end, ring_end(g, j));
-        for (int64_t c = 0; c < g->x.n; c += AFT_PANEL) {
-            float *rows = ring_row(g, j) + c / AFT_PANEL * g->union_keys * PANEL_ROW;
-            int64_t width = heed_smaller(AFT_PANEL, g->x.n - c);
-            kernels->scale_rows(rows, PANEL_ROW, g->s.factor + c, (int)(end - j), width);
-            kernels->scale_rows(rows + width, PANEL_ROW, g->s.factor + c, (int)(end - j), width);
-        }
+        heed_aft_scale_panels(g->job, ring_row(g, j), g->union_keys * PANEL_ROW, g->s.factor, (int)(end - j), g->x.n);
     }
     g->prefix.level = kernels->aft_refer(g->s.prefix, g->s.reference, g->x.n);
 }
@@ -145,7 +137,8 @@ static void add_outside(window_walk *g, outside_sums *o, heed_key_range keys, in
     const heed_kernels *kernels = g->job->kernels;
     const aft_plan *p = g->job->plan;
     while (!heed_range_is_empty(keys)) {
-        heed_key_range part = heed_aft_next_part(keys, forward);
+        int folds;
+        heed_key_range part = heed_aft_take_part(&keys, forward, &folds);
         int64_t from = forward ? part.begin : part.end - 1, sign = forward ? 1 : -1;
         int in_ring = part.begin >= g->held.begin && part.end <= heed_smaller(g->held.end, ring_end(g, part.begin));
         if (o->level && in_ring && part.end <= g->clean_end) {
@@ -157,12 +150,8 @@ static void add_outside(window_walk *g, outside_sums *o, heed_key_range keys, in
                               (int)(part.end - part.begin), o->x.n, 0);
             o->level = !heed_range_is_empty(g->held) && kernels->aft_refer(o->x.state, g->s.reference, o->x.n);
         }
-        if ((forward ? part.end : part.begin) % HEED_FOLD_KEYS == 0)
+        if (folds)
             kernels->aft_fold(o->x.state, o->x.n);
-        if (forward)
-            keys.begin = part.end;
-        else
-            keys.end = part.begin;
     }
 }
 
@@ -172,12 +161,10 @@ static void add_prefix(window_walk *g, int64_t end)
     g->prefix_end = heed_larger(g->prefix_end, end);
 }
 
-/* Where the suffix of a group waits: in rows of output that are written later. */
+/* Where the suffix of a group waits. */
 static float *parked_rows(const window_walk *g, int64_t first, int64_t n_rows, int64_t *stride)
 {
-    int fits = n_rows >= OUTSIDE_ROWS;
-    *stride = fits ? g->job->plan->out.stride[2] : g->x.n;
-    return fits ? heed_aft_out(g->job->plan, &g->x, first) : g->s.tail;
+    return heed_aft_parked_rows(g->job->plan, &g->x, first, n_rows, g->s.tail, stride);
 }
 
 /* All keys from the right to the left; what lies behind the windows of each group is parked in its rows. The reference of
