@@ -101,38 +101,11 @@ static void spoil_option(fuzz_case *c, byte_reader *r)
 {
     static const int64_t numbers[] = {-1, 0, 1, -2, 7, INT64_MIN, INT64_MAX, ((int64_t)1 << 60) + 1};
     const int64_t number = numbers[take(r, 8)];
-    heed_aft_options *o = &c->options;
-    switch (take(r, 18)) {
-    case 0:
-        o->struct_size += (size_t)number;
-        break;
-    case 1:
-        o->gate = (heed_gate)(int)number;
-        break;
-    case 2:
-        o->window = number;
-        break;
-    case 3:
-        o->banded = (int)number;
-        break;
-    case 4:
-        o->nothing_outside = (int)number;
-        break;
-    case 5:
-        o->grid_height = number;
-        break;
-    case 6:
-        o->grid_width = number;
-        break;
-    case 7:
-        o->w = &c->tensor[W];
-        break;
-    case 8:
-        o->key_factors = o->key_factors ? NULL : &c->tensor[F];
-        break;
-    default:
+    const int64_t which = take(r, 18);
+    if (which < N_AFT_SPOILS)
+        spoil_aft_option(&c->options, which, number, &c->tensor[W], &c->tensor[F]);
+    else
         spoil_mask(&c->mask, take(r, N_MASK_SPOILS), number, r);
-    }
 }
 
 int make_case(fuzz_case *c, byte_reader reader)
@@ -160,14 +133,8 @@ int make_case(fuzz_case *c, byte_reader reader)
             return 0;
     if (wrong == 7 && !share_block(c->tensor, c->block, N_TENSORS, one_in(r, 2) ? LSE : OUT, &c->shares_block, r))
         return 0;
-    if (wrong == 4 && one_in(r, 4))
-        c->tensor[take(r, N_TENSORS)].data = NULL;
-    if (wrong == 4 && one_in(r, 4)) {
-        heed_tensor *t = &c->tensor[take(r, N_TENSORS)];
-        /* Only floats are spoiled by an odd address; a mask would leave its block. */
-        if (t->data != NULL && t != &c->tensor[VISIBLE])
-            t->data = (char *)t->data + 1 + take(r, 3);
-    }
+    if (wrong == 4)
+        spoil_data(c->tensor, N_TENSORS, VISIBLE, r);
     return 1;
 }
 

@@ -82,40 +82,20 @@ static void spoil_call(fuzz_case *c, byte_reader *r)
 {
     static const int64_t numbers[] = {-1, 0, 1, -2, 7, INT64_MIN, INT64_MAX, ((int64_t)1 << 60) + 1};
     const int64_t number = numbers[take(r, 8)];
-    heed_aft_options *o = &c->options;
-    switch (take(r, 14)) {
+    const int64_t which = take(r, N_AFT_SPOILS + 6);
+    if (which < N_AFT_SPOILS) {
+        spoil_aft_option(&c->options, which, number, &c->tensor[W], &c->tensor[F]);
+        return;
+    }
+    switch (which - N_AFT_SPOILS) {
     case 0:
-        o->struct_size += (size_t)number;
-        break;
-    case 1:
-        o->gate = (heed_gate)(int)number;
-        break;
-    case 2:
-        o->window = number;
-        break;
-    case 3:
-        o->banded = (int)number;
-        break;
-    case 4:
-        o->nothing_outside = (int)number;
-        break;
-    case 5:
-        o->grid_height = o->grid_width = number;
-        break;
-    case 6:
-        o->w = &c->tensor[W];
-        break;
-    case 7:
-        o->key_factors = o->key_factors ? NULL : &c->tensor[F];
-        break;
-    case 8:
         c->n_tokens = NULL;
         break;
-    case 9:
+    case 1:
         c->n_tokens = (int64_t *)(void *)((char *)c->n_tokens_memory + 4);
         break;
-    case 10:
-    case 11:
+    case 2:
+    case 3:
         c->n_tokens_memory[take(r, MAX_BATCHES)] = number;
         break;
     default:

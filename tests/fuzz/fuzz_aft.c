@@ -5,7 +5,6 @@
 #include "aft_case.h"
 #include "support/aft_forward.h"
 #include "support/compare.h"
-#include "support/runner.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -61,17 +60,6 @@ static void compare_results(const fuzz_case *c)
 
 static int is_output(tensor_id t) { return t == OUT || t == LSE; }
 
-/* Two contexts for the whole run: one thread, and a hook that turns the order of the tasks round. */
-static heed_context *context_of(const fuzz_case *c)
-{
-    static heed_context *contexts[2];
-    if (contexts[0] == NULL) {
-        contexts[0] = runner_context(1, NULL);
-        contexts[1] = runner_context(3, hook_reverse);
-    }
-    return contexts[c->threads];
-}
-
 /* The call needs no more for each worker than was told before. */
 static void check_scratch(const fuzz_case *c, const heed_context *context)
 {
@@ -87,7 +75,7 @@ static void check_scratch(const fuzz_case *c, const heed_context *context)
 
 static void run_case(fuzz_case *c)
 {
-    heed_context *context = context_of(c);
+    heed_context *context = fuzz_context(c->threads);
     const int valid = is_valid(c);
     keep_blocks(c->block, N_TENSORS);
     const heed_status status =

@@ -4,7 +4,6 @@
  * Built with -fsanitize=fuzzer it is a libFuzzer target; with replay.c it runs cases made from seeds. */
 #include "aft_steps_case.h"
 #include "support/compare.h"
-#include "support/runner.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,17 +34,6 @@ static void fail_case(const fuzz_case *c, const char *what, const char *details)
 
 /* ---- The calls ---- */
 
-/* Two contexts for the whole run: one thread, and a hook that turns the order of the tasks round. */
-static heed_context *context_of(const fuzz_case *c)
-{
-    static heed_context *contexts[2];
-    if (contexts[0] == NULL) {
-        contexts[0] = runner_context(1, NULL);
-        contexts[1] = runner_context(3, hook_reverse);
-    }
-    return contexts[c->threads];
-}
-
 static heed_status step(const fuzz_case *c, const heed_tensor *q, const heed_tensor *k, const heed_tensor *v,
                         const heed_aft_options *options, const heed_tensor *out)
 {
@@ -53,7 +41,7 @@ static heed_status step(const fuzz_case *c, const heed_tensor *q, const heed_ten
     const heed_aft_simple_state simple = {*sums, c->n_tokens};
     const heed_aft_local_state local = {*sums, *keys, *values, c->n_tokens};
     const heed_aft_conv_state conv = {*sums, *keys, *values, c->n_tokens};
-    heed_context *context = context_of(c);
+    heed_context *context = fuzz_context(c->threads);
     switch (c->form) {
     case ORACLE_AFT_LOCAL:
         return heed_aft_local_step(context, q, k, v, options, &local, out);
@@ -165,7 +153,7 @@ static void take_prefix(const fuzz_case *c, const whole_tokens *a)
     options.window = c->form == ORACLE_AFT_LOCAL ? c->options.window : 0;
     options.nothing_outside = c->form == ORACLE_AFT_LOCAL && c->options.nothing_outside;
     if (step(c, &q, &k, &v, &options, &out) != HEED_OK)
-        fail_case(c, "the prefix failed", heed_context_message(context_of(c)));
+        fail_case(c, "the prefix failed", heed_context_message(fuzz_context(c->threads)));
     free(out.data);
 }
 
@@ -220,7 +208,7 @@ static void run_valid(fuzz_case *c)
     take_prefix(c, &all);
     keep_blocks(c->block, N_TENSORS);
     if (run_step(c) != HEED_OK)
-        fail_case(c, "a valid call failed", heed_context_message(context_of(c)));
+        fail_case(c, "a valid call failed", heed_context_message(fuzz_context(c->threads)));
     for (tensor_id t = Q; t < N_TENSORS; t++)
         if (!(is_written(t) && is_used(c, t)) && !c->shares_block && !block_is_kept(&c->block[t]))
             fail_case(c, "an input has changed", "");
@@ -236,7 +224,7 @@ static void run_invalid(fuzz_case *c)
     const heed_status status = run_step(c);
     if (status == HEED_OK)
         fail_case(c, "an invalid call succeeded", "");
-    if (heed_context_message(context_of(c))[0] == '\0')
+    if (heed_context_message(fuzz_context(c->threads))[0] == '\0')
         fail_case(c, "no message", heed_status_text(status));
     for (tensor_id t = Q; t < N_TENSORS; t++)
         if (!block_is_kept(&c->block[t]))

@@ -1,4 +1,5 @@
 #include "fuzz_parts.h"
+#include "support/runner.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -154,6 +155,17 @@ int share_block(heed_tensor *tensors, memory_block *blocks, int n, int output, i
     return 1;
 }
 
+void spoil_data(heed_tensor *tensors, int n, int flags, byte_reader *r)
+{
+    if (one_in(r, 4))
+        tensors[take(r, n)].data = NULL;
+    if (one_in(r, 4)) {
+        heed_tensor *t = &tensors[take(r, n)];
+        if (t->data != NULL && t != &tensors[flags])
+            t->data = (char *)t->data + 1 + take(r, 3);
+    }
+}
+
 void free_blocks(const memory_block *blocks, int n)
 {
     for (int t = 0; t < n; t++) {
@@ -234,4 +246,49 @@ void print_mask(const heed_mask *m)
     fprintf(stderr, "causal %d, window %lld %lld, alignment %d, lengths %d %d, starts %d %d\n", m->causal,
             (long long)m->window_left, (long long)m->window_right, (int)m->alignment, m->query_lengths != NULL,
             m->key_lengths != NULL, m->query_start != NULL, m->key_start != NULL);
+}
+
+/* ---- Calls ---- */
+
+void spoil_aft_option(heed_aft_options *o, int64_t which, int64_t number, const heed_tensor *w,
+                      const heed_tensor *key_factors)
+{
+    switch (which) {
+    case 0:
+        o->struct_size += (size_t)number;
+        break;
+    case 1:
+        o->gate = (heed_gate)(int)number;
+        break;
+    case 2:
+        o->window = number;
+        break;
+    case 3:
+        o->banded = (int)number;
+        break;
+    case 4:
+        o->nothing_outside = (int)number;
+        break;
+    case 5:
+        o->grid_height = number;
+        break;
+    case 6:
+        o->grid_width = number;
+        break;
+    case 7:
+        o->w = w;
+        break;
+    default:
+        o->key_factors = o->key_factors ? NULL : key_factors;
+    }
+}
+
+heed_context *fuzz_context(int which)
+{
+    static heed_context *contexts[2];
+    if (contexts[0] == NULL) {
+        contexts[0] = runner_context(1, NULL);
+        contexts[1] = runner_context(3, hook_reverse);
+    }
+    return contexts[which];
 }

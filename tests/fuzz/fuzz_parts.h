@@ -52,6 +52,10 @@ int make_block(heed_tensor *view, memory_block *block, int is_flags, float size,
  * *moved says whether it did. Returns 0 without memory. */
 int share_block(heed_tensor *tensors, memory_block *blocks, int n, int output, int *moved, byte_reader *r);
 
+/* Some of n tensors lose their data, or are moved to an odd address: not tensor `flags`, which an odd address does not
+ * spoil, and which would leave its block. */
+void spoil_data(heed_tensor *tensors, int n, int flags, byte_reader *r);
+
 void free_blocks(const memory_block *blocks, int n);
 
 /* Remembers all blocks; 1 when one still holds the same bytes. */
@@ -72,6 +76,16 @@ enum { N_MASK_SPOILS = 9 };
 void spoil_mask(fuzz_mask *m, int64_t which, int64_t number, byte_reader *r);
 
 void print_mask(const heed_mask *m);
+
+/* ---- Calls ---- */
+
+/* Changes one field of the options of AFT; w and key_factors are what they may point to. */
+enum { N_AFT_SPOILS = 9 };
+void spoil_aft_option(heed_aft_options *o, int64_t which, int64_t number, const heed_tensor *w,
+                      const heed_tensor *key_factors);
+
+/* Two contexts for the whole run: 0, one thread, and 1, a hook that turns the order of the tasks round. */
+heed_context *fuzz_context(int which);
 
 /* ---- The rules (fuzz_rules.c) ---- */
 

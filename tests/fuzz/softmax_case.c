@@ -116,14 +116,8 @@ int make_case(fuzz_case *c, byte_reader reader)
             return 0;
     if (wrong == 7 && !share_block(c->tensor, c->block, N_TENSORS, one_in(r, 2) ? LSE : OUT, &c->shares_block, r))
         return 0;
-    if (wrong == 4 && one_in(r, 4))
-        c->tensor[take(r, N_TENSORS)].data = NULL;
-    if (wrong == 4 && one_in(r, 4)) {
-        heed_tensor *t = &c->tensor[take(r, N_TENSORS)];
-        /* Only floats are spoiled by an odd address; a mask would leave its block. */
-        if (t->data != NULL && t != &c->tensor[VISIBLE])
-            t->data = (char *)t->data + 1 + take(r, 3);
-    }
+    if (wrong == 4)
+        spoil_data(c->tensor, N_TENSORS, VISIBLE, r);
     connect(c);
     return 1;
 }
