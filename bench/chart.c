@@ -96,9 +96,9 @@ static void put_title(FILE *script, const char *what, const attention_input *inp
     char shape[200], name[300];
     format_shape(input, with_n, shape, sizeof shape);
     snprintf(name, sizeof name, "%s%s",
-             with_n                      ? input->name
-             : input->settings.aft.steps ? "N = Nk"
-                                         : "N = Nq = Nk",
+             with_n                  ? input->name
+             : input->settings.steps ? "N = Nk"
+                                     : "N = Nq = Nk",
              with_n ? ": " : ", ");
     fprintf(script, "set title ");
     put_quoted(script, what);

@@ -286,6 +286,10 @@ static int fill(attention_input *input, const input_source *source, plain_arrays
         return -1;
     if (settings->bool_mask && make_bool_mask(input, message, bytes) != 0)
         return -1;
+    if (settings->steps && input->shape.n_queries != 1) {
+        snprintf(message, bytes, "--step: one query expected, got Nq %lld", (long long)input->shape.n_queries);
+        return -1;
+    }
     if (settings->aft.forms != 0)
         input->aft = aft_input_create(input, message, bytes);
     return settings->aft.forms == 0 || input->aft ? 0 : -1;

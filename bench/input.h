@@ -31,8 +31,6 @@ typedef struct aft_settings {
     int64_t conv_heads;
     int64_t filter_rows, filter_columns; /* rows: 1 without a grid */
     int64_t grid_height, grid_width;     /* 0: no grid */
-    int steps;                           /* non-zero: the forms that have a state take one token with it */
-    const char *folder;                  /* where the parameters are read from; NULL: random */
 } aft_settings;
 
 typedef struct aft_input aft_input; /* see aft_input.h */
@@ -41,8 +39,10 @@ typedef struct aft_input aft_input; /* see aft_input.h */
 typedef struct input_settings {
     int64_t window_left, window_right; /* -1: unbounded */
     input_layout layout;
-    int bias;      /* a random bias [Hq, Nq, Nk], normal with deviation 1 */
-    int bool_mask; /* a random mask [Hq, Nq, Nk], about 90 % visible, at least one key in each row */
+    int bias;           /* a random bias [Hq, Nq, Nk], normal with deviation 1 */
+    int bool_mask;      /* a random mask [Hq, Nq, Nk], about 90 % visible, at least one key in each row */
+    int steps;          /* non-zero: what has a state takes one token with it */
+    const char *folder; /* where learned parameters are read from; NULL: random */
     aft_settings aft;
     uint64_t seed;
 } input_settings;

@@ -45,10 +45,6 @@ static void add_aft(cJSON *options, const aft_settings *aft)
     cJSON_AddNumberToObject(options, "conv_heads", (double)aft->conv_heads);
     cJSON_AddItemToObject(options, "conv_filter", cJSON_CreateDoubleArray(filter, 2));
     cJSON_AddItemToObject(options, "grid", cJSON_CreateDoubleArray(grid, 2));
-    if (aft->folder)
-        cJSON_AddStringToObject(options, "params", aft->folder);
-    else
-        cJSON_AddNullToObject(options, "params");
 }
 
 /* What was asked of the input beyond its shape, causality and layout. */
@@ -60,8 +56,14 @@ static void add_options(cJSON *object, const variant *v, const input_settings *s
     cJSON_AddBoolToObject(options, "bias", settings->bias);
     cJSON_AddBoolToObject(options, "bool_mask", settings->bool_mask);
     cJSON_AddNumberToObject(options, "seed", (double)settings->seed);
-    if (v->aft_form != 0)
+    if (v->kinds.aft != 0)
         add_aft(options, &settings->aft);
+    if (v->kinds.aft == 0)
+        return;
+    if (settings->folder)
+        cJSON_AddStringToObject(options, "params", settings->folder);
+    else
+        cJSON_AddNullToObject(options, "params");
 }
 
 static void add_row(cJSON *array, const compare_row *row, const machine *m)

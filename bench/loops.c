@@ -89,6 +89,19 @@ static void add_streams(const float *a, const float *b, const float *c, float *o
 #endif
 }
 
+static void update(float *x, float factor, float term, int64_t n)
+{
+    const vector f = (vector){0} + factor, t = (vector){0} + term;
+#define UPDATE(i)                                                                                                      \
+    {                                                                                                                  \
+        unaligned_vector *at_i = (unaligned_vector *)(x + at + (i) * (int64_t)LANES);                                  \
+        *at_i = *at_i * f + t;                                                                                         \
+    }
+    for (int64_t at = 0; at < n; at += N_SUMS * (int64_t)LANES) {
+        FOR_EACH_SUM(UPDATE)
+    }
+}
+
 static void add_bias(float *restrict x, const float *restrict bias, float factor, int64_t n)
 {
 #pragma omp simd
@@ -182,6 +195,7 @@ const bench_loops NAME(BENCH_ISA) = {
     .flops_per_step = (int64_t)2 * N_ACCUMULATORS * LANES,
     .read_sum = read_sum,
     .add_streams = add_streams,
+    .update = update,
     .add_bias = add_bias,
     .hide = hide,
     .maximum = maximum,

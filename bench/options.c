@@ -1,6 +1,7 @@
 #include "bench/options.h"
 
 #include "bench/data.h"
+#include "bench/option_rules.h"
 #include "bench/option_values.h"
 #include "bench/options_aft.h"
 #include "bench/parallel.h"
@@ -26,6 +27,8 @@ enum option_key {
     KEY_LAYOUT,
     KEY_BIAS,
     KEY_BOOL_MASK,
+    KEY_STEP,
+    KEY_PARAMS,
     KEY_VARIANTS,
     KEY_THREADS,
     KEY_ISA,
@@ -55,6 +58,16 @@ static const struct argp_option option_table[] = {
     {"layout", KEY_LAYOUT, "NAME", 0, "bhnd (default), bnhd, or packed: q, k, v in one buffer", 2},
     {"bias", KEY_BIAS, NULL, 0, "add a random bias of [Hq, Nq, Nk] to the scores", 2},
     {"bool-mask", KEY_BOOL_MASK, NULL, 0, "a random boolean mask of [Hq, Nq, Nk] that leaves about 90 % visible", 2},
+
+    {"step", KEY_STEP, NULL, 0,
+     "variants with a state take one token with it, after as many others as there are keys before the last; for inputs "
+     "with one query (of --sweep Nk = N, and Nq = 1); causal",
+     2},
+    {"params", KEY_PARAMS, "FOLDER", 0,
+     "read learned parameters instead of making random ones: aft.w.npy (or with --aft-factors aft.u.npy and "
+     "aft.v.npy), "
+     "aft.filter.npy",
+     2},
 
     {.doc = "How it runs", .group = 3},
     {"variants", KEY_VARIANTS, "NAME,...", 0, "some of the variants below (softmax and gemm)", 3},
@@ -213,6 +226,42 @@ static void add_sources(const struct argp_state *argp, parse_state *state)
 
 /* ---- The parser ------------------------------------------------------------------------------------------------- */
 
+static void add_kinds(variant_kinds *kinds, const variant *v)
+{
+    kinds->aft |= v->kinds.aft;
+    kinds->linear |= v->kinds.linear;
+}
+
+/* What several mechanisms look at. */
+static void check_common(const struct argp_state *argp, const compare_options *options)
+{
+    variant_kinds with_state = {0}, with_parameters = {0};
+    for (const variant *const *v = variant_list; *v; v++) {
+        if ((*v)->step)
+            add_kinds(&with_state, *v);
+        if ((*v)->has_parameters)
+            add_kinds(&with_parameters, *v);
+    }
+    option_check_attention(argp, options);
+    if (options->settings.steps)
+        option_needs_variant(argp, "step", options, with_state);
+    if (options->settings.folder)
+        option_needs_variant(argp, "params", options, with_parameters);
+}
+
+/* A step sees no later token, so that everything else of the run is causal too. */
+static void choose_steps(compare_options *options)
+{
+    for (int i = 0; i < options->n_variants; i++)
+        if (options->variants[i]->step)
+            options->variants[i] = options->variants[i]->step;
+    for (int i = 0; i < options->n_sources; i++) {
+        options->sources[i].causal = 1;
+        if (options->sweep)
+            options->sources[i].shape.n_queries = 1;
+    }
+}
+
 /* Fills what was not given. */
 static void finish(const struct argp_state *argp, parse_state *state)
 {
@@ -223,7 +272,10 @@ static void finish(const struct argp_state *argp, parse_state *state)
             if (!(*v)->unavailable && !(*v)->on_request)
                 options->variants[options->n_variants++] = *v;
     }
+    check_common(argp, options);
     options_aft_finish(argp, &state->aft, options);
+    if (options->settings.steps)
+        choose_steps(options);
     if (options->n_isas == 0)
         add_isa(argp, "auto", options);
     if (options->n_threads == 0) {
@@ -291,6 +343,12 @@ static error_t parse_attention_option(int key, char *text, struct argp_state *ar
         return 0;
     case KEY_BOOL_MASK:
         settings->bool_mask = 1;
+        return 0;
+    case KEY_STEP:
+        settings->steps = 1;
+        return 0;
+    case KEY_PARAMS:
+        settings->folder = text;
         return 0;
     default:
         return parse_input_option(key, text, argp);

@@ -77,8 +77,9 @@ static int write_random(const char *folder, const attention_input *input, char *
         if (tensors[i]->data && write_tensor(folder, names[i], tensors[i], rank, message, message_bytes) != 0)
             return -1;
     }
-    const int has_random_aft = input->aft && !input->settings.aft.folder;
-    return has_random_aft ? write_aft(folder, input, message, message_bytes) : 0;
+    if (input->settings.folder)
+        return 0;
+    return input->aft ? write_aft(folder, input, message, message_bytes) : 0;
 }
 
 static int is_first_of_variant(const compare_row *rows, int i)

@@ -32,14 +32,12 @@ static void print_window_side(const char *side, int64_t size)
 /* What the forms of AFT that run were asked for. */
 static void print_aft(const aft_settings *aft)
 {
-    const unsigned local = variant_aft_local.aft_form;
-    if (aft->steps)
-        printf(", AFT one token with a state");
+    const unsigned local = variant_aft_local.kinds.aft;
     if (aft->forms & local)
         printf(", AFT window %" PRId64, aft->window);
-    if (aft->forms & (local | variant_aft_full.aft_form) && aft->n_factors > 0)
+    if (aft->forms & (local | variant_aft_full.kinds.aft) && aft->n_factors > 0)
         printf(", AFT w of %" PRId64 " factors", aft->n_factors);
-    if (!(aft->forms & variant_aft_conv.aft_form))
+    if (!(aft->forms & variant_aft_conv.kinds.aft))
         return;
     printf(", AFT filters %" PRId64 " x ", aft->conv_heads);
     if (aft->grid_width > 0)
@@ -74,6 +72,8 @@ static void print_input(const compare_row *rows, int n_left)
     print_window_side("left", input->settings.window_left);
     print_window_side("right", input->settings.window_right);
     printf("%s%s", input->settings.bias ? ", bias" : "", input->settings.bool_mask ? ", boolean mask" : "");
+    if (input->settings.steps)
+        printf(", one token with a state");
     print_aft(&input->settings.aft);
     int n = 1;
     while (n < n_left && row_same_input(&rows[0], &rows[n]))

@@ -12,8 +12,13 @@ typedef struct variant_setup {
     heed_tensor out; /* receives the result of each run */
 } variant_setup;
 
-/* Arithmetic; reading; or three arrays read while a fourth is written. */
-typedef enum limit_kind { LIMIT_FMA, LIMIT_BANDWIDTH, LIMIT_STREAMS } limit_kind;
+/* Arithmetic; reading; three arrays read while a fourth is written; or an array read and written in place. */
+typedef enum limit_kind { LIMIT_FMA, LIMIT_BANDWIDTH, LIMIT_STREAMS, LIMIT_UPDATE } limit_kind;
+
+/* Bits 1 << form for each oracle_aft_form, and 1 << kind for each linear_kind. */
+typedef struct variant_kinds {
+    unsigned aft, linear;
+} variant_kinds;
 
 typedef struct variant variant;
 struct variant {
@@ -21,19 +26,21 @@ struct variant {
     const char *summary;     /* one line for --help */
     const char *unavailable; /* NULL, or why this build cannot run it */
     int on_request;          /* runs only where it is named */
-    unsigned aft_form;       /* its bit in aft_settings.forms; 0: not AFT */
+    variant_kinds kinds;     /* its own bit; none: softmax attention */
+    int has_parameters;      /* learned ones, made at random or read from files */
 
     /* Takes all memory. Returns NULL with the reason in `message`. */
     void *(*prepare)(const variant_setup *setup, char *message, size_t message_bytes);
     /* One run, the only thing that is timed. Returns 0, or -1 with the reason in `message`. */
     int (*run)(void *state, char *message, size_t message_bytes);
+    int n_calls; /* of one run, which its time is divided by; 0: one */
     /* After the last run: puts the result into setup.out, untimed. NULL: the runs do. */
     void (*finish)(void *state);
     /* Scratch of the last run, all threads together. */
     int64_t (*scratch_bytes)(const void *state);
     void (*release)(void *state);
 
-    /* Operations and bytes of one run; see variant_softmax.c. flops NULL: operations are no measure of it. */
+    /* Operations and bytes of one call; see variant_softmax.c. flops NULL: operations are no measure of it. */
     double (*flops)(const attention_input *input);
     double (*bytes)(const attention_input *input);
     limit_kind limit; /* what its time is held against; for one query row see row_limit() */
