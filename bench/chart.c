@@ -9,7 +9,8 @@
 #include <unistd.h>
 
 /* Colours that differ for colour-blind eyes too, by the variant's place in the list. */
-static const char *const colours[] = {"#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"};
+static const char *const colours[] = {"#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00",
+                                      "#000000", "#f0e442", "#882255", "#44aa99", "#999933", "#888888"};
 
 enum { N_COLOURS = sizeof colours / sizeof colours[0] };
 
@@ -61,7 +62,8 @@ static int has_several_isas(const compare_row *rows, int n_rows)
 /* What distinguishes a row in a chart: "softmax avx2, 2 threads". `separator` stands after the variant. */
 static void format_label(const compare_row *row, int with_isa, const char *separator, char *text, size_t size)
 {
-    snprintf(text, size, "%s%s%s%s%d thread%s", row->variant->name, with_isa ? " " : "",
+    const int backward = row->variant->result == RESULT_DQ;
+    snprintf(text, size, "%s%s%s%s%s%d thread%s", row->variant->name, backward ? " backward" : "", with_isa ? " " : "",
              with_isa ? heed_isa_name(row->setup.isa) : "", separator, row->setup.n_threads,
              row->setup.n_threads == 1 ? "" : "s");
 }

@@ -4,6 +4,7 @@
 #include "bench/option_rules.h"
 #include "bench/option_values.h"
 #include "bench/options_aft.h"
+#include "bench/options_linear.h"
 #include "bench/parallel.h"
 
 #include <argp.h>
@@ -66,7 +67,7 @@ static const struct argp_option option_table[] = {
     {"params", KEY_PARAMS, "FOLDER", 0,
      "read learned parameters instead of making random ones: aft.w.npy (or with --aft-factors aft.u.npy and "
      "aft.v.npy), "
-     "aft.filter.npy",
+     "aft.filter.npy; phi.LAYER.wf.npy, .wg, .a, .b and phi.omega.npy, or the same of phi_q and phi_k",
      2},
 
     {.doc = "How it runs", .group = 3},
@@ -274,6 +275,7 @@ static void finish(const struct argp_state *argp, parse_state *state)
     }
     check_common(argp, options);
     options_aft_finish(argp, &state->aft, options);
+    options_linear_finish(argp, options);
     if (options->settings.steps)
         choose_steps(options);
     if (options->n_isas == 0)
@@ -362,6 +364,7 @@ static error_t parse_option(int key, char *text, struct argp_state *argp)
     switch (key) {
     case ARGP_KEY_INIT:
         argp->child_inputs[0] = &state->aft;
+        argp->child_inputs[1] = &options->settings.linear;
         return 0;
     case KEY_VARIANTS:
         value_names(argp, text, options, add_variant);
@@ -415,7 +418,7 @@ static char *add_variants_to_help(int key, const char *text, void *input)
         return NULL;
     fprintf(stream, "Variants:\n");
     for (const variant *const *v = variant_list; *v; v++) {
-        fprintf(stream, "  %-10s %s%s%s\n", (*v)->name, (*v)->summary, (*v)->unavailable ? "; " : "",
+        fprintf(stream, "  %-15s %s%s%s\n", (*v)->name, (*v)->summary, (*v)->unavailable ? "; " : "",
                 (*v)->unavailable ? (*v)->unavailable : "");
     }
     fprintf(stream, "\nExit codes: 0 done, 1 an input or a run failed, 2 the command line makes no sense.");
@@ -425,7 +428,11 @@ static char *add_variants_to_help(int key, const char *text, void *input)
 
 void options_parse(int argc, char **argv, compare_options *options)
 {
-    static const struct argp_child children[] = {{&options_aft_argp, 0, "The Attention-Free Transformer", 2}, {0}};
+    static const struct argp_child children[] = {
+        {&options_aft_argp, 0, "The Attention-Free Transformer", 2},
+        {&options_linear_argp, 0, "Linear attention", 2},
+        {0},
+    };
     static const struct argp parser = {
         .options = option_table,
         .children = children,

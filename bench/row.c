@@ -47,11 +47,24 @@ int64_t row_bytes(const compare_row *row)
     return (int64_t)(row_limit(row) == LIMIT_UPDATE ? bytes / 2 : bytes);
 }
 
+/* Rows that differ in their variants only. */
+static int is_beside(const compare_row *a, const compare_row *b)
+{
+    return row_same_input(a, b) && a->setup.isa == b->setup.isa && a->setup.n_threads == b->setup.n_threads;
+}
+
 const compare_row *row_find_softmax(const compare_row *row, const compare_row *rows, int n_rows)
 {
     for (int i = 0; i < n_rows; i++)
-        if (rows[i].variant == &variant_softmax && row_same_input(&rows[i], row) &&
-            rows[i].setup.isa == row->setup.isa && rows[i].setup.n_threads == row->setup.n_threads)
+        if (rows[i].variant == &variant_softmax && is_beside(&rows[i], row))
+            return &rows[i];
+    return NULL;
+}
+
+const compare_row *row_find_forward(const compare_row *row, const compare_row *rows, int n_rows)
+{
+    for (int i = 0; i < n_rows; i++)
+        if (rows[i].variant->backward == row->variant && is_beside(&rows[i], row))
             return &rows[i];
     return NULL;
 }

@@ -37,6 +37,9 @@ int64_t row_bytes(const compare_row *row);
 /* The row of variant softmax with the input, instruction set and threads of `row`, or NULL. */
 const compare_row *row_find_softmax(const compare_row *row, const compare_row *rows, int n_rows);
 
+/* For a row of gradients, the row that they are the gradients of, or NULL. */
+const compare_row *row_find_forward(const compare_row *row, const compare_row *rows, int n_rows);
+
 /* Two rows belong to one table. */
 int row_same_input(const compare_row *a, const compare_row *b);
 

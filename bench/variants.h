@@ -20,6 +20,14 @@ typedef struct variant_kinds {
     unsigned aft, linear;
 } variant_kinds;
 
+/* A row of the output. */
+typedef struct row_place {
+    int64_t b, h, i;
+} row_place;
+
+/* What setup.out receives: the output, or of gradients that of q. */
+typedef enum result_kind { RESULT_OUT, RESULT_DQ } result_kind;
+
 typedef struct variant variant;
 struct variant {
     const char *name, *mode; /* mode: "forward", "backward" or "step" */
@@ -45,8 +53,12 @@ struct variant {
     double (*bytes)(const attention_input *input);
     limit_kind limit; /* what its time is held against; for one query row see row_limit() */
 
-    /* Row (b, h, i) of the same mechanism in float64: Dv values. */
+    result_kind result;
+
+    /* Row (b, h, i) of the same mechanism in float64. */
     void (*reference_row)(const attention_input *input, int64_t b, int64_t h, int64_t i, double *out);
+    /* Or n rows at once, whose heads share one kv head. One of the two. */
+    void (*reference_rows)(const attention_input *input, const row_place *places, int64_t n, double *out);
     /* What that row costs, in multiply-adds of the softmax oracle; NULL: as much as there. */
     double (*reference_cost)(const attention_input *input);
 
@@ -55,10 +67,15 @@ struct variant {
 
     /* The same mechanism token by token, with a state. NULL where it has none: one query row is its step. */
     const variant *step;
+    /* Its gradients. NULL where it has none. */
+    const variant *backward;
 };
 
 /* All variants, in the order of the table; ends with NULL. */
 extern const variant *const variant_list[];
+
+/* Channels of its result: Dv, or D. */
+int64_t variant_n_channels(const variant *v, const attention_input *input);
 
 /* NULL when there is none of that name. */
 const variant *variant_find(const char *name);
@@ -75,6 +92,12 @@ extern const variant variant_aft_full;
 extern const variant variant_aft_local;
 extern const variant variant_aft_simple;
 extern const variant variant_aft_conv;
+extern const variant variant_linear_elu1;
+extern const variant variant_linear_softplus;
+extern const variant variant_linear_oglu;
+extern const variant variant_linear_aoglu;
+extern const variant variant_linear_favor;
+extern const variant variant_linear_blas;
 
 /* What softmax attention costs and gives, however it is computed. */
 double softmax_flops(const attention_input *input);
