@@ -1,5 +1,5 @@
 /* The loops between the products of linear-blas, as one would write them in plain C: compiled for the machine that builds
- * them, with what the C library has for exp and log1p. */
+ * them, with what the C library has for exp and log1p, vector functions where it has them. */
 #ifndef HEED_BENCH_LINEAR_LOOPS_H
 #define HEED_BENCH_LINEAR_LOOPS_H
 
