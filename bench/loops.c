@@ -116,6 +116,13 @@ static void hide(float *restrict x, const uint8_t *restrict visible, int64_t n)
         x[i] = visible[i] ? x[i] : -INFINITY;
 }
 
+static void keep_positive(float *x, float term, int64_t n)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+        x[i] = (x[i] > 0 ? x[i] : 0) + term;
+}
+
 /* The lane by lane maximum; the ternary operator on vectors is not C everywhere, a loop over lanes is. */
 static inline vector take_larger(vector a, vector b)
 {
@@ -198,6 +205,7 @@ const bench_loops NAME(BENCH_ISA) = {
     .update = update,
     .add_bias = add_bias,
     .hide = hide,
+    .keep_positive = keep_positive,
     .maximum = maximum,
     .subtract = subtract,
     .sum = sum,

@@ -29,6 +29,9 @@ typedef struct bench_loops {
     /* x[i] = -inf where visible[i] is 0 */
     void (*hide)(float *x, const uint8_t *visible, int64_t n);
 
+    /* x[i] = max(x[i], 0) + term */
+    void (*keep_positive)(float *x, float term, int64_t n);
+
     /* The largest of x[0 .. n), -inf if n = 0. */
     float (*maximum)(const float *x, int64_t n);
 
