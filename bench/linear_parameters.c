@@ -68,7 +68,7 @@ static int64_t count_heads(const attention_input *input, int side)
 static float *make_matrix(linear_parameters *parameters, const attention_input *input, int layer, linear_matrix matrix,
                           const int64_t sizes[PARAMETER_MAX_RANK], char *message, size_t message_bytes)
 {
-    const uint64_t place = (uint64_t)(1 + layer * LINEAR_N_MATRICES + (int)matrix);
+    const uint64_t place = 1 + (uint64_t)layer * LINEAR_N_MATRICES + (uint64_t)matrix;
     const uint64_t seed = input->settings.seed + (place << 56);
     float *data = memory_allocate_floats(1, sizes[0], sizes[1], sizes[2]);
     if (!data) {

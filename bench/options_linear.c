@@ -4,8 +4,6 @@
 #include "bench/option_rules.h"
 #include "bench/option_values.h"
 
-#include <string.h>
-
 /* Apart from the keys of the other parsers. */
 enum option_key { KEY_FEATURES = 768, KEY_LAYERS, KEY_BACKWARD };
 
@@ -60,8 +58,8 @@ static void add_gradients(compare_options *options)
         if (!backward)
             continue;
         i++;
-        memmove(options->variants + i + 1, options->variants + i,
-                (size_t)(options->n_variants - i) * sizeof options->variants[0]);
+        for (int last = options->n_variants; last > i; last--)
+            options->variants[last] = options->variants[last - 1];
         options->variants[i] = backward;
         options->n_variants++;
     }

@@ -22,7 +22,7 @@
 /* ---- Rows -------------------------------------------------------------------------------------------------------- */
 
 /* 2 batch elements, 4 query heads on 2, 20 tokens, D = 8, Dv = 6, C = 12. */
-enum { B = 2, HQ = 4, HKV = 2, N = 20, D = 8, DV = 6, C = 12 };
+enum { B = 2, HQ = 4, HKV = 2, N = 20, D = 8, DV = 6, C = 12, FIRST_RANK = D / 4, RANK = C / 4 };
 
 /* Multiply-adds of the map of each variant in LEARNED: softplus; 2 layers with gates; 3 with gates of rank D / 4 and C / 4;
  * projections. */
