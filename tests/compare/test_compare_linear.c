@@ -26,12 +26,13 @@ enum { B = 2, HQ = 4, HKV = 2, N = 20, D = 8, DV = 6, C = 12, FIRST_RANK = D / 4
 
 /* Multiply-adds of the map of each variant in LEARNED: softplus; 2 layers with gates; 3 with gates of rank D / 4 and C / 4;
  * projections. */
-static const double map_costs[] = {
-    D * C,
-    2 * D *C + 2 * C *C,
-    D *C + D / 4 * (D + C) + 2 * (C * C + C / 4 * (C + C)),
-    D *C,
+enum {
+    SOFTPLUS_COST = D * C,
+    OGLU_COST = 2 * D * C + 2 * C * C,
+    AOGLU_COST = D * C + FIRST_RANK * (D + C) + 2 * (C * C + RANK * (C + C)),
+    FAVOR_COST = D * C
 };
+static const double map_costs[] = {SOFTPLUS_COST, OGLU_COST, AOGLU_COST, FAVOR_COST};
 static const double layers[] = {1, 2, 3, 1};
 
 static double forward_flops(double map_cost)
