@@ -11,9 +11,9 @@ enum { HEED_MAX_FEATURE_LAYERS = 8 };
 typedef struct feature_layer {
     heed_feature_kind kind;
     float eps;
-    int64_t in, out, rank;   /* rank 0: the gate is one matrix */
-    heed_tensor w;           /* wf or omega; data NULL: none; stride 0 where heads share it, as in the next three */
-    heed_tensor wg, a, b;    /* data NULL: none */
+    int64_t in, out, rank; /* rank 0: the gate is one matrix */
+    heed_tensor w;         /* wf or omega; data NULL: none; stride 0 where heads share it, as in the next three */
+    heed_tensor wg, a, b;  /* data NULL: none */
 } feature_layer;
 
 typedef struct feature_map {

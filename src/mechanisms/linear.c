@@ -30,8 +30,7 @@ static void sum_part(const linear_job *job, const linear_keys *keys, int64_t par
 {
     int64_t size = part_keys(keys->n);
     heed_linear_clear(job, sums);
-    heed_linear_add_keys(job, sums, keys,
-                         (heed_key_range){part * size, heed_smaller(keys->n, (part + 1) * size)}, s);
+    heed_linear_add_keys(job, sums, keys, (heed_key_range){part * size, heed_smaller(keys->n, (part + 1) * size)}, s);
 }
 
 /* ---- rows ---- */

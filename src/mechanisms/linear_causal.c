@@ -108,7 +108,8 @@ static void attend_rows(const chunk_walk *w, int64_t head)
 /* The keys behind those that every row of the chunk from `first` on sees. */
 static heed_key_range chunk_keys(const linear_plan *p, const linear_keys *keys, int64_t first, int n_rows)
 {
-    int64_t own = first - heed_position_offset(&p->mask, keys->b) + p->mask.right; /* the last key that row first sees */
+    int64_t own =
+        first - heed_position_offset(&p->mask, keys->b) + p->mask.right; /* the last key that row first sees */
     int64_t begin = heed_smaller(heed_larger(own, 0), keys->n);
     return (heed_key_range){begin, heed_smaller(heed_larger(own + n_rows, begin), keys->n)};
 }

@@ -26,16 +26,16 @@ linear_job heed_linear_job(const heed_context *context, const linear_plan *plan)
 
 typedef struct linear_scratch {
     linear_sums total, part;
-    float *features;         /* of keys [HEED_LINEAR_BLOCK][C], in panels */
-    float *query_features;   /* [HEED_LINEAR_BLOCK][C], in panels */
-    float *values;           /* [HEED_LINEAR_BLOCK][Dv]: where hidden values must not be met */
-    float *den;              /* [HEED_LINEAR_BLOCK] */
-    float *ones;             /* [FEATURE_PANEL] */
-    float *tile, *more;      /* scores [HEED_LINEAR_CHUNK][HEED_MAX_TILE_LANES]; those of one panel of features */
-    float *packed;           /* query features [C][HEED_MAX_TILE_LANES], transposed */
-    float *ends, *row_sums;  /* [HEED_MAX_TILE_LANES] */
-    float *rows, *sums;      /* of a step: [HEED_MAX_PLAIN_ROWS][Dv] */
-    float *weights;          /* of a step: of recent rows [HEED_LINEAR_MAX_RECENT] */
+    float *features;        /* of keys [HEED_LINEAR_BLOCK][C], in panels */
+    float *query_features;  /* [HEED_LINEAR_BLOCK][C], in panels */
+    float *values;          /* [HEED_LINEAR_BLOCK][Dv]: where hidden values must not be met */
+    float *den;             /* [HEED_LINEAR_BLOCK] */
+    float *ones;            /* [FEATURE_PANEL] */
+    float *tile, *more;     /* scores [HEED_LINEAR_CHUNK][HEED_MAX_TILE_LANES]; those of one panel of features */
+    float *packed;          /* query features [C][HEED_MAX_TILE_LANES], transposed */
+    float *ends, *row_sums; /* [HEED_MAX_TILE_LANES] */
+    float *rows, *sums;     /* of a step: [HEED_MAX_PLAIN_ROWS][Dv] */
+    float *weights;         /* of a step: of recent rows [HEED_LINEAR_MAX_RECENT] */
     feature_scratch layers;
 } linear_scratch;
 
@@ -98,8 +98,7 @@ void heed_linear_forget_recent(const heed_linear_state *state, int64_t b, int64_
 void heed_linear_add(const linear_job *job, linear_sums to, linear_sums from);
 
 /* S += phi(k)^T v, z += phi(k) over the block; over keys [range), block by block. */
-void heed_linear_add_block(const linear_job *job, linear_sums sums, const linear_block *block,
-                           const linear_scratch *s);
+void heed_linear_add_block(const linear_job *job, linear_sums sums, const linear_block *block, const linear_scratch *s);
 void heed_linear_add_keys(const linear_job *job, linear_sums sums, const linear_keys *keys, heed_key_range range,
                           const linear_scratch *s);
 

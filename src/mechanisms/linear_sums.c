@@ -214,9 +214,8 @@ void heed_linear_fold(const heed_kernels *kernels, const heed_linear_state *from
     for (int64_t c = 0; c < n_features; c += FEATURE_PANEL) {
         int64_t width = heed_panel_width(n_features, c);
         const float *columns = heed_row(features, b, kv_head, 0) + c;
-        kernels->mix_rows(heed_row(&to->sums, b, kv_head, c), to->sums.stride[2], ones, columns, 1,
-                          features->stride[2], heed_row(values, b, kv_head, 0), values->stride[2], n_recent,
-                          (int)width, n_values);
+        kernels->mix_rows(heed_row(&to->sums, b, kv_head, c), to->sums.stride[2], ones, columns, 1, features->stride[2],
+                          heed_row(values, b, kv_head, 0), values->stride[2], n_recent, (int)width, n_values);
         kernels->mix_rows(heed_row(&to->norms, b, kv_head, 0) + c, 0, ones, ones, 0, 0, columns, features->stride[2],
                           n_recent, 1, width);
     }
@@ -227,7 +226,8 @@ void heed_linear_forget_recent(const heed_linear_state *state, int64_t b, int64_
     for (int64_t r = 0; r < state->recent_features.shape[2]; r++) {
         memset(heed_row(&state->recent_features, b, kv_head, r), 0,
                (size_t)state->recent_features.shape[3] * sizeof(float));
-        memset(heed_row(&state->recent_values, b, kv_head, r), 0, (size_t)state->recent_values.shape[3] * sizeof(float));
+        memset(heed_row(&state->recent_values, b, kv_head, r), 0,
+               (size_t)state->recent_values.shape[3] * sizeof(float));
     }
 }
 
