@@ -274,6 +274,7 @@ linear_problem *linear_create(const linear_case *c)
     p->q = linear_tensor(p, HEED_FLOAT32, c->batch, c->q_heads, c->n_queries, c->channels, c->layout);
     p->k = linear_tensor(p, HEED_FLOAT32, c->batch, c->kv_heads, c->n_keys, c->channels, c->layout);
     p->v = linear_tensor(p, HEED_FLOAT32, c->batch, c->kv_heads, c->n_keys, c->value_channels, c->layout);
+    p->out_at = p->n_tensors;
     p->out = linear_tensor(p, HEED_FLOAT32, c->batch, c->q_heads, c->n_queries, c->value_channels, c->layout);
     tensor_fill_normal(&p->q, &random, 1.0f);
     tensor_fill_normal(&p->k, &random, 1.0f);

@@ -103,7 +103,7 @@ typedef struct linear_problem {
     heed_linear_state state; /* all 0 unless has_state */
     int64_t n_tokens[LINEAR_MAX_BATCH];
     guarded memory[LINEAR_MAX_TENSORS];
-    int n_tensors;
+    int n_tensors, out_at; /* out is tensor number out_at */
 } linear_problem;
 
 /* On the heap, so that options may point into it. q and k normal, v uniform on [-1, 1]; sums of the state at most norms,
