@@ -56,7 +56,6 @@ static void unseen_tokens_change_no_bit(void **state)
                                                          .causal = n / 6 % 5 != 3,
                                                          .hiding = hiding[n / 6 % 5],
                                                          .map_eps = 1e-3f,
-                                                         .has_state = n % 7 == 0,
                                                          .stream = (uint64_t)n});
         const float content = contents[n / 30];
         linear_run_from(p, fixture_context, NULL);
