@@ -14,26 +14,28 @@
 
 /* ---- Tolerances ---- */
 
-/* Roundings of the products of one map, weighed with the square of their size. */
-static double count_roundings(const heed_feature_map *map)
+double linear_roundings(const heed_feature_map *map)
 {
     double n = 0.0;
     for (int64_t l = 0; map && l < map->n_layers; l++) {
         const heed_feature_layer *layer = &map->layers[l];
         const heed_tensor *parts[] = {layer->wf, layer->wg, layer->a, layer->b};
         for (size_t m = 0; m < sizeof parts / sizeof parts[0]; m++)
-            n += parts[m] ? 4.0 * (double)parts[m]->shape[2] : 0.0;
+            n += parts[m] ? (double)parts[m]->shape[2] : 0.0;
         if (layer->omega)
-            n += 4.0 * (double)layer->omega->shape[2] * sqrt((double)layer->omega->shape[2]);
+            n += (double)layer->omega->shape[2] * sqrt((double)layer->omega->shape[2]);
     }
     return n;
 }
 
 double linear_tolerance(const linear_problem *p)
 {
-    const double maps = count_roundings(p->options.features);
-    const double keys = 64.0 + (double)p->c.n_keys / 64.0;
-    return 0x1p-24 * (5.0 * sqrt((double)p->n_features + keys + maps) + 32.0);
+    if (p->tolerance > 0.0)
+        return p->tolerance;
+    const double products = linear_roundings(p->options.features) + linear_roundings(p->options.query_features);
+    const double sums = (double)p->n_features + 64.0 + (double)p->c.n_keys / 64.0;
+    const double maps = p->options.query_features ? products / 6.0 : products / 3.0;
+    return 0x1p-24 * (5.0 * sqrt(2.0 / 9.0 * sums + maps) + 16.0);
 }
 
 /* ---- Calls ---- */

@@ -8,13 +8,18 @@
 /* The largest error to be expected of a row, as a factor of max|v|.
  *
  * A row is a mean of values with weights phi(q_i).phi(k_j) > 0, so that its error is at most their relative one, and what
- * the two sums over keys and features add. Each rounding is independent of the others and has a deviation of
- * 2^-24 / sqrt(3) of its partial sum, hence n of them one of less than 2^-24 sqrt(n). Counted are: C of the sums over
- * features; 64 of a block of keys, and one for each block; of each product of a layer with x of `in` numbers `in`, twice
- * as its error is one of the exponent of two factors (softplus falls as fast as exp at most), times the square of the
- * size s of what it gives: 1, or sqrt(in)^(1/2) for the exponents of FAVOR. Five deviations of all that, and 16 ulp for
- * softplus, sigmoid and exp (four of them, 4 ulp each). */
+ * the two sums over keys and features add. Roundings are independent and have a deviation of 2^-24 / sqrt(3) of the partial
+ * sum that they are made of.
+ * - A sum of n positive terms, whose partial sums are of a size of n / sqrt(3) on average: 2^-24 sqrt(n) / 3. Two of them,
+ *   over C features and 64 keys of a block, and as many as there are blocks.
+ * - A product of a layer with x of `in` numbers, whose partial sums are of a size of s / sqrt(2), if it is of size s: 1,
+ *   or sqrt(in)^(1/2) for the exponents of FAVOR: 2^-24 sqrt(in / 6) s, which is an error of the exponent of a feature
+ *   (softplus falls as fast as exp at most); one of a query and one of a key.
+ * Five deviations of all that, and two times 4 ulp of softplus, sigmoid or exp. */
 double linear_tolerance(const linear_problem *p);
+
+/* The sum of in s^2 over the matrices of a map, with s as above. */
+double linear_roundings(const heed_feature_map *map);
 
 /* heed_linear_forward() over a view that was overwritten with NaN; it must succeed. */
 void linear_run(linear_problem *p, heed_context *context);

@@ -24,6 +24,8 @@ const char *map_name(map_kind kind)
     return names[kind];
 }
 
+float map_usual_eps(map_kind kind) { return kind == MAP_FAVOR_RELU ? 0.05f : 1e-3f; }
+
 int map_has_width(map_kind kind)
 {
     return kind != MAP_DEFAULT && kind != MAP_IDENTITY && kind != MAP_ELU1 && kind != MAP_RELU && kind != MAP_ELU_RELU;

@@ -13,16 +13,21 @@
 
 static double largest_error[N_MAP_KINDS], largest_share[N_MAP_KINDS];
 
-/* Features of a row are as large as what they are made of: an error of a sum of `in` products of size s is one of
- * 2^-24 sqrt(in) s, five deviations of it, twice for a gate, for each layer; exponents of FAVOR make it a relative one.
- * linear_tolerance() counts the same. */
+/* The largest error to be expected of a feature: that of its products, as in linear_tolerance(), relative to their size,
+ * which is twice the usual one at the edge of its distribution; exponents of FAVOR make it a relative error of the feature.
+ * And 4 ulp for each of two functions. */
+static double feature_tolerance(const linear_problem *p)
+{
+    return 0x1p-24 * (5.0 * sqrt(4.0 * linear_roundings(&p->key_map.map)) + 16.0);
+}
+
 static void check_rows(const linear_problem *p, const heed_tensor *x, heed_feature_side side, const heed_tensor *out)
 {
     const oracle_map map = oracle_map_read(&p->key_map.map);
     const int64_t n = out->shape[3], d = x->shape[3];
     double *row = oracle_zeros(d), *want = oracle_zeros(n);
     const int is_relative = p->c.map == MAP_FAVOR || p->c.map == MAP_GLU_FAVOR;
-    const double tolerance = linear_tolerance(p);
+    const double tolerance = feature_tolerance(p);
     for (int64_t i = 0; i < out->shape[0] * out->shape[1] * out->shape[2]; i++) {
         const int64_t token = i % x->shape[2], h = i / x->shape[2] % x->shape[1], b = i / x->shape[2] / x->shape[1];
         for (int64_t c = 0; c < d; c++)

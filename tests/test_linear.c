@@ -44,7 +44,7 @@ static linear_case draw_case(int64_t n)
     c.causal = (int)random_below(&random, 2);
     c.hiding = (linear_hiding)random_below(&random, N_HIDINGS);
     c.eps = random_below(&random, 2) ? 0.0f : 1e-6f;
-    c.map_eps = 1e-3f;
+    c.map_eps = map_usual_eps(c.map);
     c.has_state = random_below(&random, 3) == 0;
     c.n_recent = random_below(&random, 2) ? 16 : 0;
     c.layout = (linear_layout)random_below(&random, N_LINEAR_LAYOUTS);
@@ -231,7 +231,7 @@ static void parts_are_one_call(void **state)
                                                          .map = (map_kind)(n % N_MAP_KINDS),
                                                          .causal = 1,
                                                          .eps = n % 2 ? 0.0f : 1e-6f,
-                                                         .map_eps = 1e-3f,
+                                                         .map_eps = map_usual_eps((map_kind)(n % N_MAP_KINDS)),
                                                          .has_state = 1,
                                                          .n_recent = n % 4,
                                                          .stream = (uint64_t)n});
@@ -315,13 +315,13 @@ static void equal_values_stay(void **state)
                                                          .n_features = 40,
                                                          .map = (map_kind)(n % N_MAP_KINDS),
                                                          .causal = n / N_MAP_KINDS % 2,
-                                                         .map_eps = 1e-3f,
+                                                         .map_eps = map_usual_eps((map_kind)(n % N_MAP_KINDS)),
                                                          .hiding = n / N_MAP_KINDS / 2 ? HIDE_FLAGS : HIDE_NOTHING,
                                                          .stream = (uint64_t)(n + 800)});
         tensor_fill(&p->v, 0.7f);
         linear_run(p, fixture_context);
-        /* Each sum: a deviation of 2^-24 / sqrt(3) for each of 40 features and 64 + 2 blocks of keys; two of them. */
-        const double tolerance = 0x1p-24 * (5.0 * sqrt(2.0 * (40.0 + 66.0) / 3.0) + 2.0);
+        /* The two sums of linear_tolerance() over 40 features and 64 + 2 blocks of keys, and the quotient. */
+        const double tolerance = 0x1p-24 * (5.0 * sqrt(2.0 / 9.0 * (40.0 + 66.0)) + 2.0);
         for (int64_t i = 0; i < 110; i++) {
             for (int64_t d = 0; d < 19; d++) {
                 const float got = *tensor_at(&p->out, 0, 1, i, d);
@@ -347,7 +347,7 @@ static void keys_in_another_order(void **state)
                                                          .channels = 18,
                                                          .value_channels = 11,
                                                          .map = (map_kind)n,
-                                                         .map_eps = 1e-3f,
+                                                         .map_eps = map_usual_eps((map_kind)n),
                                                          .stream = (uint64_t)(n + 900)});
         linear_run(p, fixture_context);
         const heed_tensor first = linear_tensor_like(p, &p->out);
@@ -507,6 +507,9 @@ static void huge_numbers(void **state)
             tensor_fill_uniform(&p->q, &random, low * (which == 0 ? 1e4f : 1e30f), which == 0 ? 1e4f : 1e30f);
         if (which != 2)
             tensor_fill_uniform(&p->k, &random, low * (which == 0 ? 1e4f : 1e30f), which == 0 ? 1e4f : 1e30f);
+        /* A gate near s = 0 among arguments of 1e4, which have the error of such: sigmoid has a slope of 1 / 4 there. */
+        if (which == 0 && (kinds[n % 8] == MAP_GLU || kinds[n % 8] == MAP_GLU2 || kinds[n % 8] == MAP_AOGLU3))
+            p->tolerance = 5.0 * 0x1p-24 * sqrt(33.0) * 1e4 / 4.0;
         match_and_destroy(p, which == 0 ? "1e4" : which == 1 ? "keys of 1e30" : "queries of 1e30");
     }
 }

@@ -97,14 +97,9 @@ static void run(gradients *g, heed_context *context)
 
 /* ---- Against the oracle ---- */
 
-/* A gradient is a sum of terms of either sign, n of them over the keys or queries of a row, which is therefore by sqrt(n)
- * smaller than its terms; errors of a row's output and denominator go into all n alike. Each factor of a term has the
- * error of a row. dv_j has no such sum of errors: 1. */
-static double gradient_tolerance(const linear_problem *p, int is_value)
-{
-    const double n = (double)(p->c.n_queries > p->c.n_keys ? p->c.n_queries : p->c.n_keys);
-    return 2.0 * linear_tolerance(p) * (is_value ? 1.0 : sqrt(n));
-}
+/* The largest error to be expected of a gradient, as a factor of its size (below): each factor of its terms has the error
+ * of a row, 1 of them, of its output, of its features, and of their derivatives. */
+static double gradient_tolerance(const linear_problem *p) { return 4.0 * linear_tolerance(p); }
 
 enum { OF_Q, OF_K, OF_V, OF_STATE, OF_MAPS, N_PARTS };
 static const char *const part_names[N_PARTS] = {"q", "k", "v", "state", "maps"};
@@ -118,58 +113,126 @@ static float value_at(const heed_tensor *x, int64_t n)
     return *tensor_at(x, row / x->shape[2] / x->shape[1], h, i, n % x->shape[3]);
 }
 
-/* Relative to the largest gradient of the tensor; where the oracle has 0 because nothing reaches it, 0. */
-static void expect_gradient(const linear_problem *p, const heed_tensor *got, const double *want, int part,
-                            const char *name)
-{
-    const double tolerance = gradient_tolerance(p, part == OF_V);
-    double scale = 0.0;
-    for (int64_t n = 0; n < count_elements(got); n++)
-        scale = fabs(want[n]) > scale ? fabs(want[n]) : scale;
-    const compare_result r = compare_tensor(got, want, tolerance, scale > 0.0 ? scale : 1.0);
-    if (!r.equal)
-        fail_msg("%s: gradient of %s (%s): %s", linear_describe(p), part_names[part], name, r.text);
-    for (int64_t n = 0; scale > 0.0 && n < count_elements(got); n++) {
-        const double error = fabs((double)value_at(got, n) - want[n]) / scale;
-        largest_error[part] = error > largest_error[part] ? error : largest_error[part];
-        largest_share[part] = error / tolerance > largest_share[part] ? error / tolerance : largest_share[part];
-    }
-}
-
-static void expect_rows_of_zero(const linear_problem *p, const heed_tensor *got, const double *want, const char *name)
-{
-    for (int64_t row = 0; row < count_elements(got) / got->shape[3]; row++) {
-        int is_zero = 1, is_kept = 1;
-        for (int64_t n = row * got->shape[3]; n < (row + 1) * got->shape[3]; n++) {
-            is_zero &= want[n] == 0.0;
-            is_kept &= value_at(got, n) == 0.0f;
-        }
-        if (is_zero && !is_kept)
-            fail_msg("%s: gradient of %s: row %d must be exactly 0", linear_describe(p), name,
-                     (int)(row % got->shape[2]));
-    }
-}
-
-static void expect_map(const linear_problem *p, const test_map *got, const oracle_map *want)
-{
-    static const char *const names[ORACLE_N_MATRICES] = {"wf", "wg", "a", "b", "omega"};
-    for (int64_t l = 0; l < got->map.n_layers; l++) {
-        const heed_feature_layer *layer = &got->layers[l];
-        const heed_tensor *parts[ORACLE_N_MATRICES] = {layer->wf, layer->wg, layer->a, layer->b, layer->omega};
-        for (int n = 0; n < ORACLE_N_MATRICES; n++) {
-            if (parts[n])
-                expect_gradient(p, parts[n], want->layers[l].w[n].values, OF_MAPS, names[n]);
-        }
-    }
-}
-
 static void read_numbers(const heed_tensor *x, double *numbers)
 {
     for (int64_t n = 0; n < count_elements(x); n++)
         numbers[n] = (double)value_at(x, n);
 }
 
-static void find_oracle(const gradients *g, oracle_linear_gradients *want)
+/* Sizes of gradients: what they would be if the terms of the sums over keys, queries and channels did not cancel, as
+ * their errors do not. Features' sizes get a sign at random on their way through the map, as their errors have. Nothing
+ * reaches a number of size 0. */
+typedef struct size_sums {
+    const oracle_linear *o;
+    double *of_key_features;
+    oracle_linear_gradients *sizes;
+    random_stream random;
+} size_sums;
+
+static double give_sign(size_sums *x, double size) { return random_bits(&x->random) & 1 ? size : -size; }
+
+static double sum_sizes(const double *numbers, int64_t n)
+{
+    double sum = 0.0;
+    for (int64_t i = 0; i < n; i++)
+        sum += fabs(numbers[i]);
+    return sum;
+}
+
+static double weigh(const double *a, const double *b, int64_t n)
+{
+    double sum = 0.0;
+    for (int64_t i = 0; i < n; i++)
+        sum += fabs(a[i] * b[i]);
+    return sum;
+}
+
+static void add_row_sizes(size_sums *x, int64_t b, int64_t h, int64_t i, const double *dout)
+{
+    const oracle_linear *o = x->o;
+    const int64_t dv = o->value_channels, n_features = o->n_features, ratio = o->q_heads / o->kv_heads;
+    const int64_t head = b * o->kv_heads + h / ratio, row = (b * o->q_heads + h) * o->n_queries + i;
+    double *out = oracle_zeros(dv), *f = oracle_zeros(n_features), *of_f = oracle_zeros(n_features);
+    const double den = oracle_linear_row(o, b, h, i, out);
+    if (den != 0.0) {
+        const double of_den = weigh(dout, out, dv) / den;
+        oracle_linear_query_features(o, b, h, i, f);
+        for (int64_t c = 0; o->has_state && c < n_features; c++) {
+            const int64_t at = head * n_features + c;
+            of_f[c] += weigh(o->sums + at * dv, dout, dv) / den + of_den * o->norms[at];
+            x->sizes->norms[at] += of_den * f[c];
+            for (int64_t d = 0; d < dv; d++)
+                x->sizes->sums[at * dv + d] += fabs(f[c] * dout[d]) / den;
+        }
+        for (int64_t j = 0; j < o->n_keys; j++) {
+            if (!oracle_visible(o->mask, b, h, i, j, o->n_queries, o->n_keys))
+                continue;
+            const int64_t key = head * o->n_keys + j;
+            const double *g = o->key_features + key * n_features;
+            const double of_a = weigh(o->v + key * dv, dout, dv) / den + of_den, a = weigh(f, g, n_features);
+            for (int64_t c = 0; c < n_features; c++) {
+                of_f[c] += of_a * g[c];
+                x->of_key_features[key * n_features + c] += of_a * f[c];
+            }
+            for (int64_t d = 0; d < dv; d++)
+                x->sizes->v[key * dv + d] += a * fabs(dout[d]) / den;
+        }
+        for (int64_t c = 0; c < n_features; c++)
+            of_f[c] = give_sign(x, of_f[c]);
+        oracle_features_backward(o->has_query_map ? &o->query_map : &o->key_map, HEED_FEATURES_OF_QUERIES,
+                                 o->has_query_map ? h : h / ratio, o->q + row * o->channels, o->channels, of_f,
+                                 x->sizes->q + row * o->channels,
+                                 o->has_query_map ? &x->sizes->query_map : &x->sizes->key_map);
+    }
+    free(out), free(f), free(of_f);
+}
+
+static void add_key_sizes(size_sums *x, int64_t key, const double *dsums, const double *dnorms)
+{
+    const oracle_linear *o = x->o;
+    const int64_t dv = o->value_channels, n_features = o->n_features, head = key / o->n_keys;
+    const int joins = oracle_linear_joins(o, head / o->kv_heads, head % o->kv_heads, key % o->n_keys);
+    double *of_features = x->of_key_features + key * n_features;
+    for (int64_t c = 0; dsums && joins && c < n_features; c++) {
+        const int64_t at = head * n_features + c;
+        of_features[c] += fabs(dnorms[at]) + weigh(dsums + at * dv, o->v + key * dv, dv);
+        for (int64_t d = 0; d < dv; d++)
+            x->sizes->v[key * dv + d] += o->key_features[key * n_features + c] * fabs(dsums[at * dv + d]);
+    }
+    if (sum_sizes(of_features, n_features) == 0.0)
+        return;
+    for (int64_t c = 0; c < n_features; c++)
+        of_features[c] = give_sign(x, of_features[c]);
+    oracle_features_backward(&o->key_map, HEED_FEATURES_OF_KEYS, head % o->kv_heads, o->k + key * o->channels,
+                             o->channels, of_features, x->sizes->k + key * o->channels, &x->sizes->key_map);
+}
+
+static void find_sizes(const oracle_linear *o, const double *dout, const double *dsums, const double *dnorms,
+                       oracle_linear_gradients *sizes)
+{
+    const int64_t n_keys = o->batch * o->kv_heads * o->n_keys, n_norms = o->batch * o->kv_heads * o->n_features;
+    const int64_t n_queries = o->batch * o->q_heads * o->n_queries;
+    size_sums x = {o, oracle_zeros(n_keys * o->n_features), sizes, random_start(11)};
+    sizes->q = oracle_zeros(n_queries * o->channels);
+    sizes->k = oracle_zeros(n_keys * o->channels);
+    sizes->v = oracle_zeros(n_keys * o->value_channels);
+    sizes->sums = oracle_zeros(n_norms * o->value_channels);
+    sizes->norms = oracle_zeros(n_norms);
+    sizes->key_map = oracle_map_zeros(&o->key_map);
+    sizes->query_map = oracle_map_zeros(&o->query_map);
+    for (int64_t row = 0; row < n_queries; row++)
+        add_row_sizes(&x, row / o->n_queries / o->q_heads, row / o->n_queries % o->q_heads, row % o->n_queries,
+                      dout + row * o->value_channels);
+    for (int64_t key = 0; key < n_keys; key++)
+        add_key_sizes(&x, key, dsums, dnorms);
+    for (int64_t n = 0; dsums && n < n_norms * o->value_channels; n++)
+        sizes->sums[n] += fabs(dsums[n]);
+    for (int64_t n = 0; dsums && n < n_norms; n++)
+        sizes->norms[n] += fabs(dnorms[n]);
+    free(x.of_key_features);
+}
+
+static void find_oracle(const gradients *g, oracle_linear_gradients *want, oracle_linear_gradients *sizes)
 {
     const linear_problem *p = g->p;
     oracle_linear o;
@@ -180,30 +243,72 @@ static void find_oracle(const gradients *g, oracle_linear_gradients *want)
     read_numbers(&g->dstate_out.norms, dnorms);
     oracle_linear_open(&o, &p->q, &p->k, &p->v, &p->options, linear_state(p));
     oracle_linear_backward(&o, dout, g->has_dstate_out ? dsums : NULL, g->has_dstate_out ? dnorms : NULL, want);
+    find_sizes(&o, dout, g->has_dstate_out ? dsums : NULL, g->has_dstate_out ? dnorms : NULL, sizes);
     oracle_linear_close(&o);
     free(dout), free(dsums), free(dnorms);
+}
+
+/* Each row against the largest size in it, or a tenth of the largest of all, as one sign at random may have made it
+ * small. Where all of a row has the size 0, it must be exactly 0. */
+static void expect_gradient(const linear_problem *p, const heed_tensor *got, const double *want, const double *sizes,
+                            int part, const char *name)
+{
+    const double tolerance = gradient_tolerance(p);
+    const int64_t n = count_elements(got), width = got->shape[3];
+    double largest = 0.0;
+    for (int64_t i = 0; i < n; i++)
+        largest = fabs(sizes[i]) > largest ? fabs(sizes[i]) : largest;
+    for (int64_t row = 0; row < n / width; row++) {
+        double scale = 0.0;
+        for (int64_t c = 0; c < width; c++)
+            scale = fmax(scale, fmax(fabs(sizes[row * width + c]), fabs(want[row * width + c])));
+        scale = scale > 0.0 ? fmax(scale, 0.1 * largest) : 0.0;
+        for (int64_t c = 0; c < width; c++) {
+            const double value = (double)value_at(got, row * width + c), error = fabs(value - want[row * width + c]);
+            if (!(error <= tolerance * scale))
+                fail_msg("%s: gradient of %s, %s: row %d, column %d: %.9g, not %.9g; error %.3g x %.3g, allowed %.3g",
+                         linear_describe(p), part_names[part], name, (int)row, (int)c, value, want[row * width + c],
+                         error / scale, scale, tolerance);
+            if (scale > 0.0) {
+                largest_error[part] = fmax(largest_error[part], error / scale);
+                largest_share[part] = fmax(largest_share[part], error / scale / tolerance);
+            }
+        }
+    }
+}
+
+static void expect_map(const linear_problem *p, const test_map *got, const oracle_map *want, const oracle_map *sizes)
+{
+    static const char *const names[ORACLE_N_MATRICES] = {"wf", "wg", "a", "b", "omega"};
+    for (int64_t l = 0; l < got->map.n_layers; l++) {
+        const heed_feature_layer *layer = &got->layers[l];
+        const heed_tensor *parts[ORACLE_N_MATRICES] = {layer->wf, layer->wg, layer->a, layer->b, layer->omega};
+        for (int n = 0; n < ORACLE_N_MATRICES; n++) {
+            if (parts[n])
+                expect_gradient(p, parts[n], want->layers[l].w[n].values, sizes->layers[l].w[n].values, OF_MAPS,
+                                names[n]);
+        }
+    }
 }
 
 static void expect_oracle(gradients *g)
 {
     const linear_problem *p = g->p;
-    oracle_linear_gradients want;
-    find_oracle(g, &want);
-    expect_gradient(p, &g->dq, want.q, OF_Q, "q");
-    expect_gradient(p, &g->dk, want.k, OF_K, "k");
-    expect_gradient(p, &g->dv, want.v, OF_V, "v");
-    expect_rows_of_zero(p, &g->dq, want.q, "q");
-    expect_rows_of_zero(p, &g->dk, want.k, "k");
-    expect_rows_of_zero(p, &g->dv, want.v, "v");
+    oracle_linear_gradients want, sizes;
+    find_oracle(g, &want, &sizes);
+    expect_gradient(p, &g->dq, want.q, sizes.q, OF_Q, "q");
+    expect_gradient(p, &g->dk, want.k, sizes.k, OF_K, "k");
+    expect_gradient(p, &g->dv, want.v, sizes.v, OF_V, "v");
     if (p->c.has_state) {
-        expect_gradient(p, &g->dstate_in.sums, want.sums, OF_STATE, "sums");
-        expect_gradient(p, &g->dstate_in.norms, want.norms, OF_STATE, "norms");
+        expect_gradient(p, &g->dstate_in.sums, want.sums, sizes.sums, OF_STATE, "sums");
+        expect_gradient(p, &g->dstate_in.norms, want.norms, sizes.norms, OF_STATE, "norms");
     }
     if (p->options.features)
-        expect_map(p, &g->dkey_map, &want.key_map);
+        expect_map(p, &g->dkey_map, &want.key_map, &sizes.key_map);
     if (p->options.query_features)
-        expect_map(p, &g->dquery_map, &want.query_map);
+        expect_map(p, &g->dquery_map, &want.query_map, &sizes.query_map);
     oracle_linear_gradients_free(&want);
+    oracle_linear_gradients_free(&sizes);
 }
 
 static void check(const linear_case *c, int has_dstate_out)
@@ -712,7 +817,7 @@ static void visible_nan_stays_in_its_head(void **state)
 static int close_group(void **state)
 {
     for (int part = 0; part < N_PARTS; part++)
-        print_message("gradient of %-5s largest error %.2e of the largest gradient; at most %.2f of what is allowed\n",
+        print_message("gradient of %-5s largest error %.2e of its size; at most %.2f of what is allowed\n",
                       part_names[part], largest_error[part], largest_share[part]);
     return fixture_close(state);
 }

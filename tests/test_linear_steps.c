@@ -25,7 +25,7 @@ static linear_problem *create(map_kind kind, int64_t batch, int64_t kv_heads, in
                                                      .map = kind,
                                                      .causal = 1,
                                                      .eps = stream % 2 ? 0.0f : 1e-6f,
-                                                     .map_eps = 1e-3f,
+                                                     .map_eps = map_usual_eps(kind),
                                                      .layout = (linear_layout)(stream % 3),
                                                      .stream = stream});
     p->state = linear_new_state(p, n_recent, p->n_tokens);
