@@ -9,12 +9,12 @@
 
 #define N_OF(array) (sizeof(array) / sizeof((array)[0]))
 
-typedef enum verb { FORWARD, STEP, BACKWARD, N_VERBS } verb;
+typedef enum call_verb { FORWARD, STEP, BACKWARD, N_VERBS } call_verb;
 
 /* A call whose arguments may be spoilt one by one; NULL pointers where the call gets NULL. It stays where it is. */
 typedef struct arguments {
     linear_problem *p;
-    verb verb;
+    call_verb verb;
     heed_context *context;
     heed_tensor q, k, v, out; /* out: dout in a backward call */
     const heed_tensor *q_at, *k_at, *v_at, *out_at;
@@ -39,14 +39,14 @@ typedef struct arguments {
 /* What a call is made of, beside the problem itself. */
 typedef struct bench {
     linear_problem *p;
-    verb verb;
+    call_verb verb;
     heed_tensor dq, dk, dv;
     test_map dmap;
     heed_linear_state dstate_out, dstate_in;
     int64_t n_out[LINEAR_MAX_BATCH], n_in[LINEAR_MAX_BATCH];
 } bench;
 
-static void open_bench(bench *s, verb verb, map_kind map)
+static void open_bench(bench *s, call_verb verb, map_kind map)
 {
     memset(s, 0, sizeof *s);
     s->verb = verb;
@@ -202,7 +202,7 @@ static void refused_tensors(void **state)
     (void)state;
     for (int verb_at = 0; verb_at < N_VERBS; verb_at++) {
         bench s;
-        open_bench(&s, (verb)verb_at, MAP_SOFTPLUS);
+        open_bench(&s, (call_verb)verb_at, MAP_SOFTPLUS);
         const char *out = verb_at == BACKWARD ? "dout" : "out";
         expect_good(&s);
         REFUSE(x.q_at = NULL, HEED_ERROR_ARGUMENT, "q");
@@ -254,7 +254,7 @@ static void refused_options(void **state)
     (void)state;
     for (int verb_at = 0; verb_at < N_VERBS; verb_at++) {
         bench s;
-        open_bench(&s, (verb)verb_at, MAP_SOFTPLUS);
+        open_bench(&s, (call_verb)verb_at, MAP_SOFTPLUS);
         const int64_t seven[] = {2, 8}, negative[] = {0, -1};
         const heed_tensor rows = linear_tensor(s.p, HEED_BOOL, 1, 1, 6, s.p->c.n_keys, LINEAR_BHND);
         const heed_tensor heads = linear_tensor(s.p, HEED_BOOL, 1, 4, 1, s.p->c.n_keys, LINEAR_BHND);
@@ -301,7 +301,7 @@ static void refused_maps(void **state)
     (void)state;
     for (int verb_at = 0; verb_at < N_VERBS; verb_at++) {
         bench s;
-        open_bench(&s, (verb)verb_at, MAP_SOFTPLUS);
+        open_bench(&s, (call_verb)verb_at, MAP_SOFTPLUS);
         REFUSE(x.features.struct_size = 0, HEED_ERROR_ARGUMENT, "features");
         REFUSE(x.features.n_layers = -1, HEED_ERROR_ARGUMENT, "n_layers");
         REFUSE(x.features.n_layers = 9, HEED_ERROR_ARGUMENT, "n_layers");
@@ -330,7 +330,7 @@ static void refused_maps(void **state)
         REFUSE((few.struct_size++, x.options.query_features = &few), HEED_ERROR_ARGUMENT, "query_features");
         close_bench(&s);
 
-        open_bench(&s, (verb)verb_at, MAP_GLU);
+        open_bench(&s, (call_verb)verb_at, MAP_GLU);
         expect_good(&s);
         REFUSE(x.layers[0].wg = NULL, HEED_ERROR_ARGUMENT, "wg");
         REFUSE((x.layers[0].a = &x.wf, x.layers[0].b = &x.wg), HEED_ERROR_ARGUMENT, "");
@@ -340,7 +340,7 @@ static void refused_maps(void **state)
         REFUSE(x.wg.shape[2] = 4, HEED_ERROR_SHAPE, "wg");
         close_bench(&s);
 
-        open_bench(&s, (verb)verb_at, MAP_AOGLU3);
+        open_bench(&s, (call_verb)verb_at, MAP_AOGLU3);
         expect_good(&s);
         REFUSE(x.a.shape[3] = 2, HEED_ERROR_SHAPE, "b");
         REFUSE(x.a.shape[3] = 0, HEED_ERROR_SHAPE, "a");
@@ -348,7 +348,7 @@ static void refused_maps(void **state)
         REFUSE(x.b.shape[3] = 4, HEED_ERROR_SHAPE, "b");
         close_bench(&s);
 
-        open_bench(&s, (verb)verb_at, MAP_FAVOR);
+        open_bench(&s, (call_verb)verb_at, MAP_FAVOR);
         expect_good(&s);
         REFUSE(x.layers[0].omega = NULL, HEED_ERROR_ARGUMENT, "omega");
         REFUSE(x.layers[0].eps = -1.0f, HEED_ERROR_ARGUMENT, "eps");
@@ -368,7 +368,7 @@ static void refused_states(void **state)
     (void)state;
     for (int verb_at = 0; verb_at < N_VERBS; verb_at++) {
         bench s;
-        open_bench(&s, (verb)verb_at, MAP_SOFTPLUS);
+        open_bench(&s, (call_verb)verb_at, MAP_SOFTPLUS);
         int64_t negative[] = {0, -1}, many[] = {((int64_t)1 << 60) + 1, 0};
         REFUSE(x.state.sums.shape[0] = 1, HEED_ERROR_SHAPE, "sums");
         REFUSE(x.state.sums.shape[1] = 4, HEED_ERROR_SHAPE, "sums");

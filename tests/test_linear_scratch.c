@@ -10,10 +10,10 @@
 
 #define N_OF(array) (sizeof(array) / sizeof((array)[0]))
 
-typedef enum verb { FORWARD, STEP, BACKWARD, APPLY, N_VERBS } verb;
+typedef enum call_verb { FORWARD, STEP, BACKWARD, APPLY, N_VERBS } call_verb;
 static const char *const verb_names[N_VERBS] = {"forward", "step", "backward", "apply"};
 
-static heed_status ask(verb verb, const heed_tensor *q, const heed_tensor *k, const heed_tensor *v,
+static heed_status ask(call_verb verb, const heed_tensor *q, const heed_tensor *k, const heed_tensor *v,
                        const heed_linear_options *options, int64_t *bytes)
 {
     return verb == APPLY      ? heed_feature_map_scratch_bytes(q, options->features, bytes)
@@ -41,7 +41,7 @@ static void constant(void **state)
                 const heed_tensor k = heed_tensor_bhnd(NULL, HEED_FLOAT32, s[0], s[2], s[4], 70);
                 const heed_tensor v = heed_tensor_bhnd(NULL, HEED_FLOAT32, s[0], s[2], s[4], 50);
                 int64_t bytes = -1;
-                if (ask((verb)verb_at, &q, &k, &v, &options, &bytes) != HEED_OK)
+                if (ask((call_verb)verb_at, &q, &k, &v, &options, &bytes) != HEED_OK)
                     fail_msg("%s, %s: refused", verb_names[verb_at], map_name((map_kind)kind));
                 assert_true(bytes >= 0);
                 first = n == 0 ? bytes : first;
@@ -55,7 +55,7 @@ static void constant(void **state)
 }
 
 /* One call in a context with so much scratch. */
-static heed_status run_with(int64_t scratch_bytes, verb verb, linear_problem *p, const heed_tensor *out,
+static heed_status run_with(int64_t scratch_bytes, call_verb verb, linear_problem *p, const heed_tensor *out,
                             heed_report *report, char *message, size_t n)
 {
     heed_context *context = NULL;
@@ -89,7 +89,7 @@ static heed_status run_with(int64_t scratch_bytes, verb verb, linear_problem *p,
     return status;
 }
 
-static void expect_exact(verb verb, const linear_case *c)
+static void expect_exact(call_verb verb, const linear_case *c)
 {
     char message[256], digits[32];
     heed_report report = HEED_REPORT_INIT;
@@ -132,19 +132,19 @@ static void exact(void **state)
             continue;
         const int64_t *s = sizes[n % 5], *t = tokens[n / 5 / N_MAP_KINDS];
         for (int verb_at = 0; verb_at < N_VERBS; verb_at++)
-            expect_exact((verb)verb_at, &(linear_case){.batch = 1,
-                                                       .q_heads = 2,
-                                                       .kv_heads = verb_at == APPLY ? 2 : 1,
-                                                       .n_queries = t[0],
-                                                       .n_keys = verb_at == STEP ? t[0] : t[1],
-                                                       .channels = s[0],
-                                                       .value_channels = s[1],
-                                                       .n_features = s[2],
-                                                       .map = (map_kind)(n / 5 % N_MAP_KINDS),
-                                                       .causal = verb_at == STEP || n % 2,
-                                                       .has_query_map = n % 3 == 0 && verb_at != APPLY,
-                                                       .one_head_for_all = n % 2,
-                                                       .map_eps = 0.1f});
+            expect_exact((call_verb)verb_at, &(linear_case){.batch = 1,
+                                                            .q_heads = 2,
+                                                            .kv_heads = verb_at == APPLY ? 2 : 1,
+                                                            .n_queries = t[0],
+                                                            .n_keys = verb_at == STEP ? t[0] : t[1],
+                                                            .channels = s[0],
+                                                            .value_channels = s[1],
+                                                            .n_features = s[2],
+                                                            .map = (map_kind)(n / 5 % N_MAP_KINDS),
+                                                            .causal = verb_at == STEP || n % 2,
+                                                            .has_query_map = n % 3 == 0 && verb_at != APPLY,
+                                                            .one_head_for_all = n % 2,
+                                                            .map_eps = 0.1f});
     }
 }
 
@@ -177,7 +177,7 @@ static void by_default(void **state)
             p->key_map.map.n_layers = deep ? 4 : 1;
             p->options.features = &p->key_map.map;
             const heed_tensor out = linear_tensor(p, HEED_FLOAT32, 1, 1, 5, 1024, LINEAR_BHND);
-            const heed_status status = run_with(0, (verb)verb_at, p, &out, &report, message, sizeof message);
+            const heed_status status = run_with(0, (call_verb)verb_at, p, &out, &report, message, sizeof message);
             if (status != HEED_OK)
                 fail_msg("%s, %d layers: %s: %s", verb_names[verb_at], deep ? 4 : 1, heed_status_text(status), message);
             linear_destroy(p);
@@ -197,7 +197,7 @@ static void errors(void **state)
         const heed_tensor q = heed_tensor_bhnd(NULL, HEED_FLOAT32, 1, verb_at == APPLY ? 2 : 4, 5, 6);
         const heed_tensor k = heed_tensor_bhnd(NULL, HEED_FLOAT32, 1, 2, 7, 6);
         const heed_tensor v = heed_tensor_bhnd(NULL, HEED_FLOAT32, 1, 2, 7, 3);
-        const verb at = (verb)verb_at;
+        const call_verb at = (call_verb)verb_at;
         assert_int_equal(ask(at, NULL, &k, &v, &options, &bytes), HEED_ERROR_ARGUMENT);
         assert_int_equal(ask(at, &q, &k, &v, &options, NULL), HEED_ERROR_ARGUMENT);
         heed_tensor wrong = q;
