@@ -71,3 +71,48 @@ void HEED_FN(favor_rows)(float *y, int64_t panel_stride, const float *shift, flo
         }
     }
 }
+
+/* ---- gradients: dx = dy times the slope at x ---- */
+
+void HEED_FN(elu1_slope_array)(float *dx, const float *x, const float *dy, int64_t n)
+{
+    for (int64_t i = 0; i < n; i += VF_LANES) {
+        int width = lanes_left(n - i);
+        vf at = vf_load_n(x + i, width);
+        vf slope = vf_select(vf_lt(vf_zero(), at), vf_set1(1.0f), exp_below(vf_min(vf_zero(), at)));
+        vf_store_n(dx + i, vf_mul(vf_load_n(dy + i, width), slope), width);
+    }
+}
+
+void HEED_FN(relu_slope_array)(float *dx, const float *x, const float *dy, float factor, int64_t n)
+{
+    vf zero = vf_zero(), scale = vf_set1(factor);
+    for (int64_t i = 0; i < n; i += VF_LANES) {
+        int width = lanes_left(n - i);
+        vf above = vf_mul(vf_load_n(dy + i, width), scale);
+        vf_store_n(dx + i, vf_select(vf_lt(zero, vf_load_n(x + i, width)), above, zero), width);
+    }
+}
+
+void HEED_FN(gate_slope_array)(float *ds, const float *s, const float *f, const float *dy, int64_t n)
+{
+    vf one = vf_set1(1.0f);
+    for (int64_t i = 0; i < n; i += VF_LANES) {
+        int width = lanes_left(n - i);
+        /* sigmoid(s) sigmoid(-s), as 1 - sigmoid(s) would cancel */
+        vf e = exp_below(vf_sub(vf_zero(), vf_abs(vf_load_n(s + i, width))));
+        vf inverse = vf_reciprocal(vf_add(one, e));
+        vf slope = vf_mul(vf_mul(e, inverse), inverse);
+        vf_store_n(ds + i, vf_mul(vf_mul(vf_load_n(dy + i, width), vf_load_n(f + i, width)), slope), width);
+    }
+}
+
+void HEED_FN(favor_slope_array)(float *du, const float *y, const float *dy, float less, float factor, int64_t n)
+{
+    vf below = vf_set1(less), scale = vf_set1(factor);
+    for (int64_t i = 0; i < n; i += VF_LANES) {
+        int width = lanes_left(n - i);
+        vf slope = vf_mul(vf_sub(vf_load_n(y + i, width), below), scale);
+        vf_store_n(du + i, vf_mul(vf_load_n(dy + i, width), slope), width);
+    }
+}

@@ -109,6 +109,10 @@ enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STA
  * elu1_array     y[i] = x[i] + 1 where x[i] > 0, else e^x[i]; <= 2 ulp, y may be x
  * relu_array     y[i] = max(factor x[i], 0) + eps; y may be x
  * softplus_array y[i] = log(1 + e^x[i]), any x; <= 3 ulp, 0 below 2^-126; y may be x
+ * elu1_slope_array   dx[i] = dy[i] (1 where x[i] > 0, else e^x[i]); dx may be x or dy, as in the next three
+ * relu_slope_array   dx[i] = dy[i] factor where x[i] > 0, else 0
+ * gate_slope_array   ds[i] = dy[i] f[i] sigmoid(s[i]) sigmoid(-s[i]); ds may be any of them
+ * favor_slope_array  du[i] = dy[i] (y[i] - less) factor
  * favor_rows     y = (e^(factor y - shift[t]) + eps) scale for n_rows rows of features in panels: channel c of row t stands
  *                in panel c / FEATURE_PANEL; panels are panel_stride apart, and their rows lie without gaps. shift = NULL:
  *                the row's largest factor y.
@@ -201,6 +205,10 @@ enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STA
     X(void, elu1_array, (float *y, const float *x, int64_t n))                                                         \
     X(void, relu_array, (float *y, const float *x, float factor, float eps, int64_t n))                                \
     X(void, softplus_array, (float *y, const float *x, int64_t n))                                                     \
+    X(void, elu1_slope_array, (float *dx, const float *x, const float *dy, int64_t n))                                 \
+    X(void, relu_slope_array, (float *dx, const float *x, const float *dy, float factor, int64_t n))                   \
+    X(void, gate_slope_array, (float *ds, const float *s, const float *f, const float *dy, int64_t n))                 \
+    X(void, favor_slope_array, (float *du, const float *y, const float *dy, float less, float factor, int64_t n))      \
     X(void, gate_array, (float *out, const float *q, const float *x, int64_t n))                                       \
     X(void, stream_gate, (float *restrict out, const float *restrict q, const float *restrict x, int64_t n))           \
     X(void, stream_fence, (void))                                                                                      \
