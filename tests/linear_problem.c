@@ -24,6 +24,8 @@ const char *map_name(map_kind kind)
     return names[kind];
 }
 
+float map_usual_eps(map_kind kind) { return kind == MAP_FAVOR_RELU ? 0.05f : 1e-3f; }
+
 int map_has_width(map_kind kind)
 {
     return kind != MAP_DEFAULT && kind != MAP_IDENTITY && kind != MAP_ELU1 && kind != MAP_RELU && kind != MAP_ELU_RELU;
@@ -274,6 +276,7 @@ linear_problem *linear_create(const linear_case *c)
     p->q = linear_tensor(p, HEED_FLOAT32, c->batch, c->q_heads, c->n_queries, c->channels, c->layout);
     p->k = linear_tensor(p, HEED_FLOAT32, c->batch, c->kv_heads, c->n_keys, c->channels, c->layout);
     p->v = linear_tensor(p, HEED_FLOAT32, c->batch, c->kv_heads, c->n_keys, c->value_channels, c->layout);
+    p->out_at = p->n_tensors;
     p->out = linear_tensor(p, HEED_FLOAT32, c->batch, c->q_heads, c->n_queries, c->value_channels, c->layout);
     tensor_fill_normal(&p->q, &random, 1.0f);
     tensor_fill_normal(&p->k, &random, 1.0f);

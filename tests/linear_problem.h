@@ -27,6 +27,10 @@ typedef enum map_kind {
 
 const char *map_name(map_kind kind);
 
+/* The eps of RELU and FAVOR layers in tables of problems. Features of a projection's ReLU are far above its rounding
+ * error then. */
+float map_usual_eps(map_kind kind);
+
 /* 1 for kinds whose features have a number of their own: C may differ from D. */
 int map_has_width(map_kind kind);
 
@@ -100,10 +104,11 @@ typedef struct linear_problem {
     int64_t query_lengths[LINEAR_MAX_BATCH], key_lengths[LINEAR_MAX_BATCH];
     int64_t query_start[LINEAR_MAX_BATCH], key_start[LINEAR_MAX_BATCH];
     heed_linear_options options;
+    double tolerance;        /* of rows, as a factor of max|v|; 0: linear_tolerance() finds it */
     heed_linear_state state; /* all 0 unless has_state */
     int64_t n_tokens[LINEAR_MAX_BATCH];
     guarded memory[LINEAR_MAX_TENSORS];
-    int n_tensors;
+    int n_tensors, out_at; /* out is tensor number out_at */
 } linear_problem;
 
 /* On the heap, so that options may point into it. q and k normal, v uniform on [-1, 1]; sums of the state at most norms,
