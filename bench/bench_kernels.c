@@ -25,6 +25,7 @@ enum {
 };
 enum { MIXED_ROWS = LANES / HEED_AFT_TILE_ROWS * HEED_AFT_TILE_ROWS };
 _Static_assert((int)CHANNELS == 2 * AFT_PANEL, "mix_rows is measured on whole panels");
+_Static_assert((int)KEYS *CHANNELS >= ARRAY, "keys and values serve as gradients of arrays");
 
 /* Operands of all kernels. Sized for the widest tile; a narrower one uses the front. */
 typedef struct operands {
@@ -200,6 +201,45 @@ static void call_ratio_rows(const heed_kernels *k)
     k->ratio_rows(ops.token_rows, CHANNELS, ops.q, CHANNELS, ops.sums, CHANNELS + 1, rows_of(k), CHANNELS);
 }
 
+static void call_favor_rows(const heed_kernels *k)
+{
+    k->favor_rows(ops.o, LANES * CHANNELS, NULL, 0.5f, 1e-4f, 0.125f, rows_of(k), CHANNELS);
+}
+
+static void call_dot_rows(const heed_kernels *k)
+{
+    k->dot_rows(ops.m, ops.keys, CHANNELS, ops.values, CHANNELS, rows_of(k), CHANNELS);
+}
+
+static void call_divide_rows(const heed_kernels *k)
+{
+    k->divide_rows(ops.token_rows, CHANNELS, ops.l, rows_of(k), CHANNELS);
+}
+
+static void call_finite_rows(const heed_kernels *k) { k->finite_rows(ops.values, CHANNELS, rows_of(k), CHANNELS); }
+
+static void call_prefix_tile(const heed_kernels *k) { k->prefix_tile(ops.s, ops.m, ops.end, KEYS, HEED_TILE_VECTORS); }
+
+static void call_elu1_array(const heed_kernels *k) { k->elu1_array(ops.y, ops.x, ARRAY); }
+
+static void call_relu_array(const heed_kernels *k) { k->relu_array(ops.y, ops.x, 0.5f, 1e-4f, ARRAY); }
+
+static void call_softplus_array(const heed_kernels *k) { k->softplus_array(ops.y, ops.x, ARRAY); }
+
+static void call_elu1_slope_array(const heed_kernels *k) { k->elu1_slope_array(ops.y, ops.x, ops.keys, ARRAY); }
+
+static void call_relu_slope_array(const heed_kernels *k) { k->relu_slope_array(ops.y, ops.x, ops.keys, 0.5f, ARRAY); }
+
+static void call_gate_slope_array(const heed_kernels *k)
+{
+    k->gate_slope_array(ops.y, ops.x, ops.values, ops.keys, ARRAY);
+}
+
+static void call_favor_slope_array(const heed_kernels *k)
+{
+    k->favor_slope_array(ops.y, ops.x, ops.keys, 1e-4f, 0.5f, ARRAY);
+}
+
 static void call_gate_array(const heed_kernels *k) { k->gate_array(ops.y, ops.x, ops.x, ARRAY); }
 
 static void call_stream_gate(const heed_kernels *k) { k->stream_gate(ops.y, ops.x, ops.x, ARRAY); }
@@ -211,7 +251,7 @@ static void call_blend_rows(const heed_kernels *k) { k->blend_rows(ops.y, ops.x,
 /* ---- What a call does -------------------------------------------------------------------------------------------- */
 
 /* Elements of the result: of a tile for one lane, of rows for one row, of an array all; of aft_keys,
- * aft_weigh, aft_gather and tap_rows the weights. */
+ * aft_weigh, aft_gather and tap_rows the weights, of dot_rows and finite_rows what they read of one row. */
 enum {
     elements_exp2_array = ARRAY,
     elements_exp_array = ARRAY,
@@ -246,6 +286,18 @@ enum {
     elements_scale_rows = CHANNELS,
     elements_tap_rows = KEYS,
     elements_ratio_rows = CHANNELS,
+    elements_favor_rows = CHANNELS,
+    elements_dot_rows = CHANNELS,
+    elements_divide_rows = CHANNELS,
+    elements_finite_rows = CHANNELS,
+    elements_prefix_tile = KEYS,
+    elements_elu1_array = ARRAY,
+    elements_relu_array = ARRAY,
+    elements_softplus_array = ARRAY,
+    elements_elu1_slope_array = ARRAY,
+    elements_relu_slope_array = ARRAY,
+    elements_gate_slope_array = ARRAY,
+    elements_favor_slope_array = ARRAY,
     elements_gate_array = ARRAY,
     elements_stream_gate = ARRAY,
     elements_stream_fence = 1,
