@@ -99,8 +99,10 @@ static void copy_to_panels(feature_rows x, int64_t n_columns, float *y)
     for (int64_t c = 0; c < n_columns; c += FEATURE_PANEL) {
         int64_t width = heed_panel_width(n_columns, c);
         float *panel = heed_panel(y, x.n, c);
-        for (int64_t t = 0; t < x.n; t++)
-            memcpy(panel + t * width, x.x + t * x.stride + c, (size_t)width * sizeof *y);
+        for (int64_t t = 0; t < x.n; t++) {
+            for (int64_t i = 0; i < width; i++)
+                panel[t * width + i] = x.x[t * x.stride + c + i];
+        }
     }
 }
 
@@ -252,7 +254,7 @@ static void apply_task(void *argument, int64_t index, int worker)
     feature_head phi = heed_feature_head(job->context->kernels, &p->map, h, p->side);
     for (int64_t i = begin; i < end; i += HEED_LINEAR_BLOCK) {
         int n = (int)heed_smaller(end - i, HEED_LINEAR_BLOCK);
-        heed_features(&phi, (feature_rows){heed_row(&p->x, b, h, i), p->x.stride[2], n, 0}, s.y, &s.features);
+        heed_features(&phi, heed_feature_rows(&p->x, b, h, i, n), s.y, &s.features);
         for (int64_t c = 0; c < p->map.out; c += FEATURE_PANEL) {
             int64_t width = heed_panel_width(p->map.out, c);
             for (int64_t t = 0; t < n; t++)

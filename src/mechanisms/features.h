@@ -4,6 +4,7 @@
 
 #include "core/context.h"
 #include "core/scratch.h"
+#include "core/tensor.h"
 #include "heed.h"
 
 enum { HEED_MAX_FEATURE_LAYERS = 8 };
@@ -40,6 +41,12 @@ typedef struct feature_rows {
     int n;
     int in_panels;
 } feature_rows;
+
+/* Rows of a tensor that has them. */
+static inline feature_rows heed_feature_rows(const heed_tensor *x, int64_t b, int64_t h, int64_t first, int n)
+{
+    return (feature_rows){(const float *)x->data + heed_offset(x, b, h, first), x->stride[2], n, 0};
+}
 
 /* Columns c .. of such rows, up to the end of their panel; *stride apart. */
 static inline const float *heed_feature_columns(feature_rows x, int64_t n_columns, int64_t c, int64_t *stride)

@@ -122,17 +122,16 @@ static key_block take_keys(const backward_walk *w, heed_key_range range)
     int n = (int)(range.end - range.begin), hides = 0;
     int64_t d = p->k.shape[3], dv = p->v.shape[3];
     key_block block = {.range = range};
-    block.k = (feature_rows){heed_row(&p->k, w->keys.b, w->keys.kv_head, range.begin), p->k.stride[2], n, 0};
-    block.v = (feature_rows){heed_row(&p->v, w->keys.b, w->keys.kv_head, range.begin), p->v.stride[2], n, 0};
+    block.k = heed_feature_rows(&p->k, w->keys.b, w->keys.kv_head, range.begin, n);
+    block.v = heed_feature_rows(&p->v, w->keys.b, w->keys.kv_head, range.begin, n);
     for (int t = 0; t < n; t++)
         hides |= !is_visible(w, range.begin + t);
     for (int t = 0; hides && t < n; t++) {
-        memset(s->rows + t * d, 0, (size_t)d * sizeof(float));
-        memset(s->base.values + t * dv, 0, (size_t)dv * sizeof(float));
-        if (is_visible(w, range.begin + t)) {
-            memcpy(s->rows + t * d, block.k.x + t * block.k.stride, (size_t)d * sizeof(float));
-            memcpy(s->base.values + t * dv, block.v.x + t * block.v.stride, (size_t)dv * sizeof(float));
-        }
+        int shown = is_visible(w, range.begin + t);
+        for (int64_t c = 0; c < d; c++)
+            s->rows[t * d + c] = shown ? block.k.x[t * block.k.stride + c] : 0.0f;
+        for (int64_t c = 0; c < dv; c++)
+            s->base.values[t * dv + c] = shown ? block.v.x[t * block.v.stride + c] : 0.0f;
     }
     if (hides) {
         block.k = (feature_rows){s->rows, d, n, 0};
@@ -289,8 +288,8 @@ static row_block take_rows(const backward_walk *w, int64_t head, int64_t first, 
 {
     const linear_plan *p = &w->plan->forward;
     row_block block = {.head = head, .first = first, .n = n, .phi = heed_linear_query_map(w->job, head)};
-    block.q = (feature_rows){heed_row(&p->q, w->keys.b, head, first), p->q.stride[2], n, 0};
-    block.dout = (feature_rows){heed_row(&w->plan->dout, w->keys.b, head, first), w->plan->dout.stride[2], n, 0};
+    block.q = heed_feature_rows(&p->q, w->keys.b, head, first, n);
+    block.dout = heed_feature_rows(&w->plan->dout, w->keys.b, head, first, n);
     if (record) {
         if (*w->transposed != block.phi.head)
             heed_feature_tape_start(&w->s.queries, &block.phi);

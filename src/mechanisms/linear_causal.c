@@ -126,7 +126,6 @@ void heed_linear_causal_task(void *argument, int64_t index, int worker)
         w.n_rows = (int)heed_smaller(n_rows - w.first, HEED_LINEAR_CHUNK);
         w.range = heed_linear_chunk_keys(p, &w.keys, w.first, w.n_rows);
         heed_linear_add_keys(job, s.total, &w.keys, (heed_key_range){summed, w.range.begin}, &s);
-        summed = w.range.begin;
         w.block = (linear_block){0};
         if (!heed_range_is_empty(w.range)) {
             w.block = heed_linear_block(job, &w.keys, w.range, &s);

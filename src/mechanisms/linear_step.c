@@ -28,7 +28,7 @@ static void read_token(const linear_job *job, int64_t b, int64_t first, int n, i
     memset(s->rows, 0, (size_t)(n * job->n_values) * sizeof *s->rows);
     for (int r = 0; r < n; r++) {
         float *f = s->query_features + r * job->n_features;
-        heed_features(&phi[r], (feature_rows){heed_row(&p->q, b, first + r, i), 0, 1, 0}, f, &s->layers);
+        heed_features(&phi[r], heed_feature_rows(&p->q, b, first + r, i, 1), f, &s->layers);
         for (int64_t c = 0; c < job->n_features; c++)
             s->packed[c * lanes + r] = f[c];
     }
@@ -60,7 +60,7 @@ static void step_task(void *argument, int64_t index, int worker)
     feature_head key_phi = heed_feature_head(job->kernels, &p->key_map, kv_head, HEED_FEATURES_OF_KEYS);
     for (int64_t i = 0; i < n_tokens; i++) {
         int64_t slot = (state->n_tokens[b] + i) % n_recent;
-        heed_features(&key_phi, (feature_rows){heed_row(&p->k, b, kv_head, i), 0, 1, 0},
+        heed_features(&key_phi, heed_feature_rows(&p->k, b, kv_head, i, 1),
                       heed_row(&state->recent_features, b, kv_head, slot), &s.layers);
         memcpy(heed_row(&state->recent_values, b, kv_head, slot), heed_row(&p->v, b, kv_head, i),
                (size_t)job->n_values * sizeof(float));

@@ -84,9 +84,8 @@ linear_block heed_linear_block(const linear_job *job, const linear_keys *keys, h
     linear_block block = {.n = (int)(range.end - range.begin), .features = s->features};
     block.values = heed_row(&p->v, keys->b, keys->kv_head, range.begin);
     block.values_stride = p->v.stride[2];
-    heed_features(&keys->phi,
-                  (feature_rows){heed_row(&p->k, keys->b, keys->kv_head, range.begin), p->k.stride[2], block.n, 0},
-                  s->features, &s->layers);
+    heed_features(&keys->phi, heed_feature_rows(&p->k, keys->b, keys->kv_head, range.begin, block.n), s->features,
+                  &s->layers);
     int hides = 0;
     for (int t = 0; visible && t < block.n; t++)
         hides |= !visible[range.begin + t];
@@ -118,7 +117,7 @@ void heed_linear_queries(const linear_job *job, const feature_head *phi, int64_t
                          const linear_scratch *s)
 {
     const heed_tensor *q = &job->plan->q;
-    heed_features(phi, (feature_rows){heed_row(q, b, head, i), q->stride[2], n, 0}, s->query_features, &s->layers);
+    heed_features(phi, heed_feature_rows(q, b, head, i, n), s->query_features, &s->layers);
 }
 
 /* ---- sums ---- */
