@@ -371,15 +371,15 @@ static void refused_states(void **state)
         open_bench(&s, (call_verb)verb_at, MAP_SOFTPLUS);
         int64_t negative[] = {0, -1}, many[] = {((int64_t)1 << 60) + 1, 0};
         REFUSE(x.state.sums.shape[0] = 1, HEED_ERROR_SHAPE, "sums");
-        REFUSE(x.state.sums.shape[1] = 4, HEED_ERROR_SHAPE, "sums");
+        REFUSE(x.state.sums.shape[1] = 1, HEED_ERROR_SHAPE, "sums");
         REFUSE(x.state.sums.shape[2] = 7, HEED_ERROR_SHAPE, "sums");
-        REFUSE(x.state.sums.shape[3] = 5, HEED_ERROR_SHAPE, "sums");
-        REFUSE(x.state.norms.shape[2] = 2, HEED_ERROR_SHAPE, "norms");
+        REFUSE(x.state.sums.shape[3] = 3, HEED_ERROR_SHAPE, "sums");
+        REFUSE(x.state.norms.shape[2] = 0, HEED_ERROR_SHAPE, "norms");
         REFUSE(x.state.norms.shape[3] = 7, HEED_ERROR_SHAPE, "norms");
         REFUSE(x.state.sums.dtype = HEED_BOOL, HEED_ERROR_DTYPE, "sums");
         REFUSE(x.state.norms.data = NULL, HEED_ERROR_ARGUMENT, "norms");
-        REFUSE(x.state.recent_features.shape[2]++, HEED_ERROR_SHAPE, "recent");
-        REFUSE(x.state.recent_values.shape[3]++, HEED_ERROR_SHAPE, "recent_values");
+        REFUSE(x.state.recent_features.shape[2]--, HEED_ERROR_SHAPE, "recent");
+        REFUSE(x.state.recent_values.shape[3]--, HEED_ERROR_SHAPE, "recent_values");
         if (verb_at == BACKWARD) {
             close_bench(&s);
             continue;
