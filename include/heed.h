@@ -855,7 +855,12 @@ HEED_API heed_status heed_linear_backward_scratch_bytes(const heed_tensor *q, co
  *
  *  For feature maps that are trained. Numbers come from Philox (Salmon et al. 2011) and the Box-Muller transform, in
  *  float64: the same seed gives the same weights on every machine, to 1 ulp. Heads, rows and columns are counted on their
- *  own, so a head has the same weights whatever the number of heads.
+ *  own, so a head has the same weights whatever the number of heads. Each of the three kinds has numbers of its own; two
+ *  matrices of one kind want two seeds. At most 2^32 heads, rows and columns; in, out >= 1; H = 0 is legal.
+ *
+ *  Scratch of a worker: 8 in out bytes for orthogonal, 8 in min(in, out) for FAVOR+, none for He, and for the penalty 8 in
+ *  and 8 out, each rounded up to 64; the default has room for 512 x 512. The report says "init-orthogonal", "init-he",
+ *  "init-favor" and "orthogonality".
  *  @{ */
 
 /** w with orthonormal rows, or columns where it has more rows than columns, for each head: a Gaussian matrix,

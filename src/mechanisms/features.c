@@ -22,7 +22,8 @@
 
 void heed_feature_scratch_carve(feature_scratch *s, heed_arena *arena, const feature_map *map, int64_t n_rows)
 {
-    s->layer = heed_arena_take_floats(arena, n_rows * map->widest);
+    for (int i = 0; i < 2; i++)
+        s->layers[i] = heed_arena_take_floats(arena, n_rows * map->widest);
     s->gate = heed_arena_take_floats(arena, n_rows * map->widest);
     s->low = heed_arena_take_floats(arena, n_rows * map->widest_rank);
     s->shift = heed_arena_take_floats(arena, n_rows);
@@ -180,7 +181,7 @@ void heed_features(const feature_head *phi, feature_rows x, float *y, const feat
     if (map->n_layers == 0)
         copy_to_panels(x, map->out, y);
     for (int l = 0; l < map->n_layers; l++) {
-        float *to = (map->n_layers - 1 - l) % 2 == 0 ? y : s->layer; /* the last one writes y */
+        float *to = l == map->n_layers - 1 ? y : s->layers[l % 2];
         apply_layer(phi, &map->layers[l], x, to, s);
         x = (feature_rows){to, 0, x.n, 1};
     }

@@ -50,10 +50,11 @@ static inline const float *heed_feature_columns(feature_rows x, int64_t n_column
 
 /* What phi needs besides its result, for blocks of so many rows. */
 typedef struct feature_scratch {
-    float *layer, *gate; /* [n_rows][widest], in panels */
-    float *low;          /* [n_rows][widest rank] */
-    float *shift;        /* [n_rows] */
-    float *ones;         /* [n_rows] */
+    float *layers[2]; /* [n_rows][widest], in panels: what one layer hands to the next */
+    float *gate;      /* [n_rows][widest], in panels */
+    float *low;       /* [n_rows][widest rank] */
+    float *shift;     /* [n_rows] */
+    float *ones;      /* [n_rows] */
 } feature_scratch;
 
 void heed_feature_scratch_carve(feature_scratch *s, heed_arena *arena, const feature_map *map, int64_t n_rows);
