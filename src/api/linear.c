@@ -202,23 +202,31 @@ heed_status heed_linear_step(heed_context *context, const heed_tensor *q, const 
     return heed_call_end(context, step(context, &a));
 }
 
-heed_status heed_linear_scratch_bytes(const heed_tensor *q, const heed_tensor *k, const heed_tensor *v,
-                                      const heed_linear_options *options, int64_t *bytes)
+heed_status heed_linear_plan_sizes(const heed_tensor *q, const heed_tensor *k, const heed_tensor *v,
+                                   const heed_linear_options *options, linear_plan *plan)
 {
     heed_tensor none = {0};
-    linear_arguments a = {q, k, v, options ? options : &defaults, NULL, &none};
-    if (!q || !k || !v || !bytes)
-        return HEED_ERROR_ARGUMENT;
-    HEED_CHECK(check_options(NULL, a.options));
+    linear_arguments a = {q, k, v, options, NULL, &none};
+    HEED_CHECK(check_options(NULL, options));
     HEED_CHECK(heed_check_sizes(NULL, "q", q));
     HEED_CHECK(heed_check_sizes(NULL, "k", k));
     HEED_CHECK(heed_check_sizes(NULL, "v", v));
     HEED_CHECK(check_shapes(NULL, &a));
     HEED_CHECK(check_features(NULL, &a, 1));
-    heed_linear_options plain = *a.options;
+    heed_linear_options plain = *options;
     plain.mask = NULL;
     a.options = &plain;
-    linear_plan p = heed_linear_plan(&a);
+    *plan = heed_linear_plan(&a);
+    return HEED_OK;
+}
+
+heed_status heed_linear_scratch_bytes(const heed_tensor *q, const heed_tensor *k, const heed_tensor *v,
+                                      const heed_linear_options *options, int64_t *bytes)
+{
+    linear_plan p;
+    if (!q || !k || !v || !bytes)
+        return HEED_ERROR_ARGUMENT;
+    HEED_CHECK(heed_linear_plan_sizes(q, k, v, options ? options : &defaults, &p));
     *bytes = heed_linear_worker_bytes(&p);
     return HEED_OK;
 }

@@ -30,6 +30,10 @@ heed_status heed_linear_check_apart(heed_message *message, const linear_argument
 heed_status heed_linear_check_state(heed_message *message, const linear_arguments *a, const char *name,
                                     const heed_linear_state *state);
 
+/* Sums and norms of a state for these arguments, and its n_tokens if they are looked at. */
+heed_status heed_linear_check_sums(heed_message *message, const linear_arguments *a, const char *name,
+                                   const heed_linear_state *state, int has_tokens);
+
 /* Its parts and those of others, each by name. */
 enum { HEED_LINEAR_STATE_PARTS = 5 };
 typedef struct linear_part {
@@ -42,7 +46,11 @@ void heed_linear_state_parts(const char *name, const heed_linear_state *state,
 /* The parts of one state, which is written, against each other. */
 heed_status heed_linear_check_parts_apart(heed_message *message, const linear_part parts[HEED_LINEAR_STATE_PARTS]);
 
-/* Of checked arguments; without out. */
+/* The plan that tells the scratch, from shapes alone; no messages. */
+heed_status heed_linear_plan_sizes(const heed_tensor *q, const heed_tensor *k, const heed_tensor *v,
+                                   const heed_linear_options *options, linear_plan *plan);
+
+/* Of checked arguments. */
 linear_plan heed_linear_plan(const linear_arguments *a);
 
 #endif

@@ -89,15 +89,21 @@ static heed_status check_state(heed_message *message, const char *name, const he
     return HEED_OK;
 }
 
-heed_status heed_linear_check_state(heed_message *message, const linear_arguments *a, const char *name,
-                                    const heed_linear_state *state)
+heed_status heed_linear_check_sums(heed_message *message, const linear_arguments *a, const char *name,
+                                   const heed_linear_state *state, int has_tokens)
 {
     feature_argument keys = heed_linear_key_features(a);
     const int64_t sizes[4] = {a->k->shape[0], a->k->shape[1], heed_feature_width(keys.map, keys.channels),
                               a->v->shape[3]};
     static const char *const as[4] = {"as in k", "as in k", "the features", "as in v"};
     HEED_CHECK(check_state(message, name, state, sizes, as));
-    return heed_check_tokens(message, state->n_tokens, sizes[0]);
+    return has_tokens ? heed_check_tokens(message, state->n_tokens, sizes[0]) : HEED_OK;
+}
+
+heed_status heed_linear_check_state(heed_message *message, const linear_arguments *a, const char *name,
+                                    const heed_linear_state *state)
+{
+    return heed_linear_check_sums(message, a, name, state, 1);
 }
 
 void heed_linear_state_parts(const char *name, const heed_linear_state *state,

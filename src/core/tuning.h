@@ -104,6 +104,12 @@ enum {
     HEED_LINEAR_PART_KEYS = 480,
     HEED_LINEAR_ROWS = 480,
 
+    /* Linear attention, backward, causal: rows of query heads whose denominators are kept for the way back, 128 KiB; and
+     * how many sums are kept on the way, where there are more rows than that: up to their product every sum is found
+     * twice, beyond it more often. */
+    HEED_LINEAR_KEPT_ROWS = 16384,
+    HEED_LINEAR_KEPT_SUMS = 16,
+
     /* Linear attention: the most recent rows that a state may have. */
     HEED_LINEAR_MAX_RECENT = 256,
 

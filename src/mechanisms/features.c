@@ -38,8 +38,9 @@ void heed_feature_scratch_fill(const feature_scratch *s, int64_t n_rows)
 
 /* ---- FAVOR+ ---- */
 
-/* D^-1/4 */
-static float favor_factor(const feature_layer *layer) { return (float)(1.0 / sqrt(sqrt((double)layer->in))); }
+float heed_favor_factor(const feature_layer *layer) { return (float)(1.0 / sqrt(sqrt((double)layer->in))); }
+
+float heed_favor_scale(const feature_layer *layer) { return (float)(1.0 / sqrt((double)layer->out)); }
 
 /* m = max(0, max_c |w_c|^2 / 2 - 60): no exponent of a key exceeds |w_c|^2 / 2 - m, whatever the key. */
 static float favor_constant(const feature_layer *layer, int64_t head)
@@ -62,7 +63,7 @@ static float favor_constant(const feature_layer *layer, int64_t head)
 static void favor(const feature_head *phi, const feature_layer *layer, feature_rows x, float *y,
                   const feature_scratch *s)
 {
-    float factor = favor_factor(layer), scale = (float)(1.0 / sqrt((double)layer->out));
+    float factor = heed_favor_factor(layer), scale = heed_favor_scale(layer);
     const float *shift = NULL;
     if (phi->side == HEED_FEATURES_OF_KEYS) {
         for (int t = 0; t < x.n; t++)
@@ -80,6 +81,14 @@ static void favor(const feature_head *phi, const feature_layer *layer, feature_r
 }
 
 /* ---- layers ---- */
+
+void heed_feature_row_clear(float *features, int64_t n_features, int64_t n_rows, int64_t t)
+{
+    for (int64_t c = 0; c < n_features; c += FEATURE_PANEL) {
+        int64_t width = heed_panel_width(n_features, c);
+        memset(heed_panel(features, n_rows, c) + t * width, 0, (size_t)width * sizeof *features);
+    }
+}
 
 static void copy_to_panels(feature_rows x, int64_t n_columns, float *y)
 {
@@ -116,50 +125,54 @@ static void multiply(const feature_head *phi, feature_rows x, const heed_tensor 
                          s->ones, 0);
 }
 
-/* The gate's argument s: y *= sigmoid(s) */
-static void gate(const feature_head *phi, const feature_layer *layer, feature_rows x, float *y,
-                 const feature_scratch *s)
+/* The gate's argument */
+static void gate_argument(const feature_head *phi, const feature_layer *layer, feature_rows x, feature_parts parts,
+                          const feature_scratch *s)
 {
     if (layer->rank) {
-        multiply(phi, x, &layer->a, s->low, s);
-        multiply(phi, (feature_rows){s->low, 0, x.n, 1}, &layer->b, s->gate, s);
+        multiply(phi, x, &layer->a, parts.low, s);
+        multiply(phi, (feature_rows){parts.low, 0, x.n, 1}, &layer->b, parts.gate, s);
     } else {
-        multiply(phi, x, &layer->wg, s->gate, s);
+        multiply(phi, x, &layer->wg, parts.gate, s);
     }
-    phi->kernels->gate_array(y, s->gate, y, x.n * layer->out);
 }
 
-static void apply_layer(const feature_head *phi, const feature_layer *layer, feature_rows x, float *y,
-                        const feature_scratch *s)
+void heed_feature_layer_apply(const feature_head *phi, const feature_layer *layer, feature_rows x, feature_parts parts,
+                              float *y, const feature_scratch *s)
 {
     const heed_kernels *kernels = phi->kernels;
     int64_t n = x.n * layer->out;
+    const float *a = parts.before;
     if (layer->w.data)
-        multiply(phi, x, &layer->w, y, s);
+        multiply(phi, x, &layer->w, parts.before, s);
     else
-        copy_to_panels(x, layer->out, y);
+        copy_to_panels(x, layer->out, parts.before);
     switch (layer->kind) {
     case HEED_FEATURE_ELU1:
-        kernels->elu1_array(y, y, n);
+        kernels->elu1_array(y, a, n);
         break;
     case HEED_FEATURE_RELU:
-        kernels->relu_array(y, y, 1.0f, layer->eps, n);
+        kernels->relu_array(y, a, 1.0f, layer->eps, n);
         break;
     case HEED_FEATURE_SOFTPLUS:
-        kernels->softplus_array(y, y, n);
+        kernels->softplus_array(y, a, n);
         break;
     case HEED_FEATURE_GLU:
-        gate(phi, layer, x, y, s);
+        gate_argument(phi, layer, x, parts, s);
+        kernels->gate_array(y, parts.gate, a, n);
         break;
     case HEED_FEATURE_GLU_LAST:
-        kernels->softplus_array(y, y, n);
-        gate(phi, layer, x, y, s);
+        gate_argument(phi, layer, x, parts, s);
+        kernels->softplus_array(y, a, n);
+        kernels->gate_array(y, parts.gate, y, n);
         break;
     case HEED_FEATURE_FAVOR:
+        if (y != a)
+            memcpy(y, a, (size_t)n * sizeof *y);
         favor(phi, layer, x, y, s);
         break;
     case HEED_FEATURE_FAVOR_RELU:
-        kernels->relu_array(y, y, favor_factor(layer), layer->eps, n);
+        kernels->relu_array(y, a, heed_favor_factor(layer), layer->eps, n);
         break;
     }
 }
@@ -182,7 +195,7 @@ void heed_features(const feature_head *phi, feature_rows x, float *y, const feat
         copy_to_panels(x, map->out, y);
     for (int l = 0; l < map->n_layers; l++) {
         float *to = l == map->n_layers - 1 ? y : s->layers[l % 2];
-        apply_layer(phi, &map->layers[l], x, to, s);
+        heed_feature_layer_apply(phi, &map->layers[l], x, (feature_parts){to, s->gate, s->low}, to, s);
         x = (feature_rows){to, 0, x.n, 1};
     }
 }

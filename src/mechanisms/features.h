@@ -74,12 +74,28 @@ typedef struct feature_head {
 feature_head heed_feature_head(const heed_kernels *kernels, const feature_map *map, int64_t head,
                                heed_feature_side side);
 
+/* What a layer leaves on its way: x w, or x itself; the gate's argument; x a. */
+typedef struct feature_parts {
+    float *before, *gate, *low;
+} feature_parts;
+
+/* y = one layer of x, in panels. before may be y. */
+void heed_feature_layer_apply(const feature_head *phi, const feature_layer *layer, feature_rows x, feature_parts parts,
+                              float *y, const feature_scratch *s);
+
+/* D^-1/4 and 1 / sqrt(C) of a FAVOR+ layer. */
+float heed_favor_factor(const feature_layer *layer);
+float heed_favor_scale(const feature_layer *layer);
+
 /* y [x.n][map.out], in panels, = phi(x) */
 void heed_features(const feature_head *phi, feature_rows x, float *y, const feature_scratch *s);
 
 /* o [n_rows][n_out], in panels, = x w, or that added to it; x [n_rows][n_in], w's rows w_stride apart. */
 void heed_feature_product(const heed_kernels *kernels, feature_rows x, int64_t n_in, const float *w, int64_t w_stride,
                           int64_t n_out, float *o, const float *ones, int add);
+
+/* Row t of a matrix in panels = 0 */
+void heed_feature_row_clear(float *features, int64_t n_features, int64_t n_rows, int64_t t);
 
 /* Flops of phi for one row, and those of its products alone. */
 double heed_feature_flops(const feature_map *map);

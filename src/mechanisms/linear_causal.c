@@ -105,8 +105,7 @@ static void attend_rows(const chunk_walk *w, int64_t head)
     }
 }
 
-/* The keys behind those that every row of the chunk from `first` on sees. */
-static heed_key_range chunk_keys(const linear_plan *p, const linear_keys *keys, int64_t first, int n_rows)
+heed_key_range heed_linear_chunk_keys(const linear_plan *p, const linear_keys *keys, int64_t first, int n_rows)
 {
     int64_t own =
         first - heed_position_offset(&p->mask, keys->b) + p->mask.right; /* the last key that row first sees */
@@ -125,7 +124,7 @@ void heed_linear_causal_task(void *argument, int64_t index, int worker)
     heed_linear_start(job, b, kv_head, s.total);
     for (w.first = 0; w.first < n_rows; w.first += HEED_LINEAR_CHUNK) {
         w.n_rows = (int)heed_smaller(n_rows - w.first, HEED_LINEAR_CHUNK);
-        w.range = chunk_keys(p, &w.keys, w.first, w.n_rows);
+        w.range = heed_linear_chunk_keys(p, &w.keys, w.first, w.n_rows);
         heed_linear_add_keys(job, s.total, &w.keys, (heed_key_range){summed, w.range.begin}, &s);
         summed = w.range.begin;
         w.block = (linear_block){0};

@@ -117,6 +117,9 @@ int heed_linear_has_past(const linear_plan *plan, int64_t b);
 
 /* ---- linear_causal.c ---- */
 
+/* The keys behind those that every one of n_rows rows from `first` on sees, up to the last one's. */
+heed_key_range heed_linear_chunk_keys(const linear_plan *plan, const linear_keys *keys, int64_t first, int n_rows);
+
 /* Tasks: kv heads. */
 void heed_linear_causal_task(void *job, int64_t index, int worker);
 

@@ -36,7 +36,7 @@ int64_t heed_linear_carve(linear_scratch *s, char *memory, const linear_plan *p)
     s->ones = heed_arena_take_floats(&arena, FEATURE_PANEL);
     s->tile = heed_arena_take_floats(&arena, HEED_LINEAR_CHUNK * HEED_MAX_TILE_LANES);
     s->more = heed_arena_take_floats(&arena, HEED_LINEAR_CHUNK * HEED_MAX_TILE_LANES);
-    s->packed = heed_arena_take_floats(&arena, c * HEED_MAX_TILE_LANES);
+    s->packed = heed_arena_take_floats(&arena, heed_larger(c, FEATURE_PANEL) * HEED_MAX_TILE_LANES);
     s->ends = heed_arena_take_floats(&arena, HEED_MAX_TILE_LANES);
     s->row_sums = heed_arena_take_floats(&arena, HEED_MAX_TILE_LANES);
     s->rows = heed_arena_take_floats(&arena, HEED_MAX_PLAIN_ROWS * dv);
@@ -76,15 +76,6 @@ linear_keys heed_linear_keys(const linear_job *job, int64_t b, int64_t kv_head)
     return keys;
 }
 
-/* Rows of features in panels that count as 0. */
-static void clear_feature_row(float *features, int64_t n_features, int64_t n_rows, int64_t t)
-{
-    for (int64_t c = 0; c < n_features; c += FEATURE_PANEL) {
-        int64_t width = heed_panel_width(n_features, c);
-        memset(heed_panel(features, n_rows, c) + t * width, 0, (size_t)width * sizeof *features);
-    }
-}
-
 linear_block heed_linear_block(const linear_job *job, const linear_keys *keys, heed_key_range range,
                                const linear_scratch *s)
 {
@@ -108,7 +99,7 @@ linear_block heed_linear_block(const linear_job *job, const linear_keys *keys, h
             memcpy(row, block.values + t * block.values_stride, bytes);
         } else {
             memset(row, 0, bytes);
-            clear_feature_row(s->features, job->n_features, block.n, t);
+            heed_feature_row_clear(s->features, job->n_features, block.n, t);
         }
     }
     block.values = s->values;
