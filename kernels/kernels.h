@@ -97,25 +97,25 @@ enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STA
  * aft_ratio      out[c] = gate num / den of channel c, whose sums stand in panels as aft_weigh lays them out; gate as in
  *                aft_row. Returns non-zero when a den lies below AFT_SMALLEST_PROOF or a num / den is not finite: those
  *                results prove nothing. Asks for out and q `ahead` floats further on.
- * mix_rows       o[t * o_stride + c] = that rescale[t], or 0 where rescale is NULL, + sum_j p[t * p_stride + j * p_step] e[j * e_stride + c], t < n_rows,
- *                j < n_keys, c < n_channels; the sum in the order of j from zero, so that rows and channels have the same
- *                bits whatever goes with them
+ * mix_rows       o[t * o_stride + c] = that rescale[t], or where rescale is NULL nothing, whatever stood there,
+ *                + sum_j p[t * p_stride + j * p_step] e[j * e_stride + c], t < n_rows, j < n_keys, c < n_channels; the
+ *                sum in the order of j from zero, so that rows and channels have the same bits whatever goes with them
  * scale_rows     o[t * o_stride + c] *= factor[c], t < n_rows, c < n_channels
  * tap_rows       AFT-conv: p[j * n_rows + t] = taps[j * n_rows + t] e[j], j < n_keys, t < n_rows;
  *                den[t * den_stride] += sum_j p[j * n_rows + t], with the bits that mix_rows has from values of 1
  * ratio_rows     out[r * out_stride + c] = gate num[c] / den for n_rows <= 32 rows of sums, num [n_channels] and den,
  *                `stride` apart; gate as in aft_row. Returns a bit for each row whose den lies below AFT_SMALLEST_PROOF
  *                or whose num / den is not finite. Asks for out and q of as many rows behind these.
- * elu1_array     y[i] = x[i] + 1 where x[i] > 0, else e^x[i]; <= 2 ulp, y may be x
+ * elu1_array     y[i] = x[i] + 1 where x[i] > 0, else e^x[i]; <= 2 ulp, what would be denormal may be 0; y may be x
  * relu_array     y[i] = max(factor x[i], 0) + eps; y may be x
- * softplus_array y[i] = log(1 + e^x[i]), any x; <= 3 ulp, 0 below 2^-126; y may be x
+ * softplus_array y[i] = log(1 + e^x[i]), any x; <= 3 ulp, what would be denormal may be 0; y may be x
  * elu1_slope_array   dx[i] = dy[i] (1 where x[i] > 0, else e^x[i]); dx may be x or dy, as in the next three
  * relu_slope_array   dx[i] = dy[i] factor where x[i] > 0, else 0
- * gate_slope_array   ds[i] = dy[i] f[i] sigmoid(s[i]) sigmoid(-s[i]); ds may be any of them
+ * gate_slope_array   ds[i] = dy[i] f[i] sigmoid(s[i]) sigmoid(-s[i]) to 6 ulp; ds may be any of them
  * favor_slope_array  du[i] = dy[i] (y[i] - less) factor
  * favor_rows     y = (e^(factor y - shift[t]) + eps) scale for n_rows rows of features in panels: channel c of row t stands
  *                in panel c / FEATURE_PANEL; panels are panel_stride apart, and their rows lie without gaps. shift = NULL:
- *                the row's largest factor y.
+ *                the row's largest factor y. factor > 0. Where shift is +inf, finite y give eps scale.
  * dot_rows       sums[t] += sum_c a[t * a_stride + c] b[t * b_stride + c], t < n_rows, c < n_channels
  * divide_rows    o[t * o_stride + c] /= den[t], by its reciprocal; 0 where |den[t]| < 2^-126
  * finite_rows    whether all of x[t * x_stride + c], t < n_rows, c < n_channels, are finite

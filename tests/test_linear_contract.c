@@ -378,11 +378,11 @@ static void refused_states(void **state)
         REFUSE(x.state.norms.shape[3] = 7, HEED_ERROR_SHAPE, "norms");
         REFUSE(x.state.sums.dtype = HEED_BOOL, HEED_ERROR_DTYPE, "sums");
         REFUSE(x.state.norms.data = NULL, HEED_ERROR_ARGUMENT, "norms");
+        REFUSE(x.state.recent_features.shape[2]--, HEED_ERROR_SHAPE, "recent");
         if (verb_at == BACKWARD) {
             close_bench(&s);
             continue;
         }
-        REFUSE(x.state.recent_features.shape[2]--, HEED_ERROR_SHAPE, "recent");
         REFUSE(x.state.recent_values.shape[3]--, HEED_ERROR_SHAPE, "recent_values");
         REFUSE(x.state.sums.stride[1] = 0, HEED_ERROR_STRIDE, "sums");
         REFUSE(x.state.recent_values.dtype = HEED_BOOL, HEED_ERROR_DTYPE, "recent_values");
@@ -436,7 +436,7 @@ static void refused_gradients(void **state)
     REFUSE(x.dstate_out.sums.data = NULL, HEED_ERROR_ARGUMENT, "dstate_out");
     int64_t n_tokens[LINEAR_MAX_BATCH];
     const heed_linear_state waiting = linear_new_state(s.p, 2, n_tokens);
-    REFUSE(x.state = waiting, HEED_ERROR_UNSUPPORTED, "recent");
+    REFUSE(x.state = waiting, HEED_ERROR_SHAPE, "recent");
     close_bench(&s);
 }
 

@@ -154,6 +154,7 @@ static void by_default(void **state)
     (void)state;
     for (int verb_at = 0; verb_at < N_VERBS; verb_at++) {
         for (int deep = 0; deep < 2; deep++) {
+            const int64_t n = verb_at == BACKWARD ? 256 : 1024;
             heed_report report = HEED_REPORT_INIT;
             char message[256];
             linear_problem *p = linear_create(&(linear_case){.batch = 1,
@@ -161,12 +162,12 @@ static void by_default(void **state)
                                                              .kv_heads = 1,
                                                              .n_queries = 5,
                                                              .n_keys = 5,
-                                                             .channels = 1024,
-                                                             .value_channels = 1024,
+                                                             .channels = n,
+                                                             .value_channels = n,
                                                              .map = MAP_DEFAULT,
                                                              .causal = 1});
             heed_feature_layer layers[4] = {{0}};
-            const heed_tensor w = linear_tensor(p, HEED_FLOAT32, 1, 1, 1024, 1024, LINEAR_BHND);
+            const heed_tensor w = linear_tensor(p, HEED_FLOAT32, 1, 1, n, n, LINEAR_BHND);
             tensor_fill(&w, 0.01f);
             tensor_fill(&p->out, 0.5f);
             for (int l = 0; l < 4; l++) {
@@ -176,7 +177,7 @@ static void by_default(void **state)
             p->key_map.map.layers = layers + (deep ? 0 : 3);
             p->key_map.map.n_layers = deep ? 4 : 1;
             p->options.features = &p->key_map.map;
-            const heed_tensor out = linear_tensor(p, HEED_FLOAT32, 1, 1, 5, 1024, LINEAR_BHND);
+            const heed_tensor out = linear_tensor(p, HEED_FLOAT32, 1, 1, 5, n, LINEAR_BHND);
             const heed_status status = run_with(0, (call_verb)verb_at, p, &out, &report, message, sizeof message);
             if (status != HEED_OK)
                 fail_msg("%s, %d layers: %s: %s", verb_names[verb_at], deep ? 4 : 1, heed_status_text(status), message);

@@ -89,8 +89,8 @@ static heed_status check_plain_state(heed_message *message, const backward_argum
     if (!has_tokens)
         view.n_tokens = &none;
     if (view.recent_features.shape[2] != 0)
-        return heed_complain(message, HEED_ERROR_UNSUPPORTED, "%s.recent_features: 0 tokens expected, got %" PRId64,
-                             name, view.recent_features.shape[2]);
+        return heed_complain(message, HEED_ERROR_SHAPE, "%s.recent_features: 0 tokens expected, got %" PRId64, name,
+                             view.recent_features.shape[2]);
     return heed_linear_check_sums(message, &a->inputs, name, &view, has_tokens);
 }
 

@@ -37,6 +37,9 @@ typedef struct linear_backward_plan {
 int64_t heed_linear_backward_worker_bytes(const linear_backward_plan *plan);
 void heed_linear_backward_run(heed_context *context, const linear_backward_plan *plan);
 
+/* The most that forward needs with sizes up to `widest`, and backward with sizes up to `widest_backward` and n_layers. */
+int64_t heed_linear_default_bytes(int64_t widest, int64_t widest_backward, int n_layers);
+
 /* out = a + b; each head's recent rows are taken in. */
 void heed_linear_merge_run(heed_context *context, const heed_linear_state *a, const heed_linear_state *b,
                            const heed_linear_state *out);

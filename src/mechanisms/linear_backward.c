@@ -80,6 +80,26 @@ int64_t heed_linear_backward_worker_bytes(const linear_backward_plan *plan)
     return carve(&s, NULL, plan);
 }
 
+/* Layers of units with gates, of as high a rank: what needs most. */
+static linear_plan widest_plan(int64_t widest, int n_layers)
+{
+    static float anywhere;
+    linear_plan p = {.k.shape[3] = widest, .v.shape[3] = widest};
+    feature_map map = {n_layers, widest, widest, widest, widest, {{0}}};
+    for (int l = 0; l < n_layers; l++)
+        map.layers[l] =
+            (feature_layer){.kind = HEED_FEATURE_GLU, .in = widest, .out = widest, .rank = widest, .w.data = &anywhere};
+    p.key_map = p.query_map = map;
+    return p;
+}
+
+int64_t heed_linear_default_bytes(int64_t widest, int64_t widest_backward, int n_layers)
+{
+    linear_plan forward = widest_plan(widest, n_layers);
+    linear_backward_plan backward = {.forward = widest_plan(widest_backward, n_layers)};
+    return heed_larger(heed_linear_worker_bytes(&forward), heed_linear_backward_worker_bytes(&backward));
+}
+
 /* ---- blocks of keys ---- */
 
 typedef struct key_block {

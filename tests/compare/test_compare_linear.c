@@ -100,8 +100,8 @@ static void features_and_layers_have_defaults(void **state)
     cJSON_Delete(json);
 }
 
-/* Fewer and more queries than keys, one query; sizes that fill no vector. With one key there are no gradients of q, but what
- * rounding leaves of them. */
+/* Fewer and more queries than keys, one query; sizes that fill no vector. With one key, or one feature, there are no
+ * gradients of q, but what rounding leaves of them. */
 static void linear_edges_are_right(void **state)
 {
     (void)state;
@@ -109,7 +109,7 @@ static void linear_edges_are_right(void **state)
         "--shape 1,6,3,12,30,4,5 --causal",      "--shape 1,6,3,30,12,4,5 --causal",
         "--shape 1,6,3,12,30,4,5 --layout bnhd", "--shape 2,8,2,1,50,4,7",
         "--shape 2,8,2,1,50,4,7 --causal",       "--shape 1,4,2,200,200,33,17 --causal",
-        "--shape 1,1,1,130,130,16,16 --causal",  "--shape 3,2,2,65,65,1,1 --layout packed",
+        "--shape 1,1,1,130,130,16,16 --causal",  "--shape 3,2,2,65,65,2,1 --layout packed",
     };
     for (size_t i = 0; i < sizeof lines / sizeof lines[0]; ++i) {
         char line[256];

@@ -90,7 +90,8 @@ static void run_mix(mix_case *m)
 }
 
 /* Twice: in double, with the bound of a sum of n_keys + 1 products; and in float in the order of the keys from zero,
- * where only joining the sum to o rescale rounds, once, or twice where it is not fused. Without rescale nothing joins. */
+ * where only joining the sum to o rescale rounds, once, or twice where it is not fused. Without rescale nothing is
+ * joined. */
 static void compare_element(const mix_case *m, int t, int64_t c)
 {
     const double old = m->scales ? (double)m->o.memory.before[t * m->o.stride + c] * m->scales[t] : 0.0;
