@@ -39,7 +39,8 @@ void linear_expect_state(const linear_problem *p, const heed_linear_state *state
 
 void linear_expect_bits(const heed_tensor *got, const heed_tensor *want, const char *name);
 
-/* Prints the largest errors of linear_expect_rows() so far, for each kind of map, beside what was allowed. */
+/* Prints the largest errors of linear_expect_rows() so far, for each kind of map, where the tolerance was that of
+ * linear_tolerance(). */
 void linear_print_errors(void);
 
 #endif

@@ -199,12 +199,12 @@ static void add_key_sizes(size_sums *x, int64_t key, const double *dsums, const 
                              o->channels, of_features, x->sizes->k + key * o->channels, &x->sizes->key_map);
 }
 
-static void find_sizes(const oracle_linear *o, const double *dout, const double *dsums, const double *dnorms,
-                       oracle_linear_gradients *sizes)
+static void find_sizes(const oracle_linear *o, uint64_t stream, const double *dout, const double *dsums,
+                       const double *dnorms, oracle_linear_gradients *sizes)
 {
     const int64_t n_keys = o->batch * o->kv_heads * o->n_keys, n_norms = o->batch * o->kv_heads * o->n_features;
     const int64_t n_queries = o->batch * o->q_heads * o->n_queries;
-    size_sums x = {o, oracle_zeros(n_keys * o->n_features), sizes, random_start(11)};
+    size_sums x = {o, oracle_zeros(n_keys * o->n_features), sizes, random_start(stream)};
     sizes->q = oracle_zeros(n_queries * o->channels);
     sizes->k = oracle_zeros(n_keys * o->channels);
     sizes->v = oracle_zeros(n_keys * o->value_channels);
@@ -224,6 +224,38 @@ static void find_sizes(const oracle_linear *o, const double *dout, const double 
     free(x.of_key_features);
 }
 
+static void take_larger(double *sizes, const double *others, int64_t n)
+{
+    for (int64_t i = 0; sizes && i < n; i++)
+        sizes[i] = fmax(fabs(sizes[i]), fabs(others[i]));
+}
+
+static void take_larger_of_map(oracle_map *sizes, const oracle_map *others)
+{
+    for (int64_t l = 0; l < sizes->n_layers; l++) {
+        for (int n = 0; n < ORACLE_N_MATRICES; n++) {
+            const oracle_matrix *w = &sizes->layers[l].w[n];
+            take_larger(w->values, others->layers[l].w[n].values, w->heads * w->in * w->out);
+        }
+    }
+}
+
+/* The largest of three, as signs at random may cancel. */
+static void find_larger_sizes(const oracle_linear *o, const double *dout, const double *dsums, const double *dnorms,
+                              oracle_linear_gradients *sizes)
+{
+    find_sizes(o, 1, dout, dsums, dnorms, sizes);
+    for (uint64_t stream = 2; stream <= 3; stream++) {
+        oracle_linear_gradients others;
+        find_sizes(o, stream, dout, dsums, dnorms, &others);
+        take_larger(sizes->q, others.q, o->batch * o->q_heads * o->n_queries * o->channels);
+        take_larger(sizes->k, others.k, o->batch * o->kv_heads * o->n_keys * o->channels);
+        take_larger_of_map(&sizes->key_map, &others.key_map);
+        take_larger_of_map(&sizes->query_map, &others.query_map);
+        oracle_linear_gradients_free(&others);
+    }
+}
+
 static void find_oracle(const gradients *g, oracle_linear_gradients *want, oracle_linear_gradients *sizes)
 {
     const linear_problem *p = g->p;
@@ -235,7 +267,7 @@ static void find_oracle(const gradients *g, oracle_linear_gradients *want, oracl
     tensor_read(&g->dstate_out.norms, dnorms);
     oracle_linear_open(&o, &p->q, &p->k, &p->v, &p->options, linear_state(p));
     oracle_linear_backward(&o, dout, g->has_dstate_out ? dsums : NULL, g->has_dstate_out ? dnorms : NULL, want);
-    find_sizes(&o, dout, g->has_dstate_out ? dsums : NULL, g->has_dstate_out ? dnorms : NULL, sizes);
+    find_larger_sizes(&o, dout, g->has_dstate_out ? dsums : NULL, g->has_dstate_out ? dnorms : NULL, sizes);
     oracle_linear_close(&o);
     free(dout), free(dsums), free(dnorms);
 }

@@ -27,11 +27,14 @@ static void check_rows(const linear_problem *p, const heed_tensor *x, heed_featu
     const int64_t n = out->shape[3], d = x->shape[3];
     double *row = oracle_zeros(d), *want = oracle_zeros(n);
     const int is_relative = p->c.map == MAP_FAVOR || p->c.map == MAP_GLU_FAVOR;
-    const double tolerance = feature_tolerance(p);
+    const double least = feature_tolerance(p);
     for (int64_t i = 0; i < out->shape[0] * out->shape[1] * out->shape[2]; i++) {
         const int64_t token = i % x->shape[2], h = i / x->shape[2] % x->shape[1], b = i / x->shape[2] / x->shape[1];
-        for (int64_t c = 0; c < d; c++)
+        double squares = 0.0; /* |x'|^2 of FAVOR in the first layer */
+        for (int64_t c = 0; c < d; c++) {
             row[c] = oracle_value(x, b, h, token, c);
+            squares += row[c] * row[c] / sqrt((double)d);
+        }
         oracle_features(&map, side, h, row, d, want);
         double scale = 0.0; /* that of the sums in it: about 1 */
         for (int64_t c = 0; c < n; c++)
@@ -39,9 +42,12 @@ static void check_rows(const linear_problem *p, const heed_tensor *x, heed_featu
         scale = scale > 1.0 ? scale : 1.0;
         for (int64_t c = 0; c < n; c++) {
             const double got = (double)*tensor_at(out, b, h, token, c);
-            if (fabs(got - want[c]) < 0x1p-126) /* what would be denormal may be 0 */
-                continue;
-            const double unit = is_relative ? want[c] + 0x1p-126 : scale, error = fabs(got - want[c]) / unit;
+            /* An exponent e is the difference of numbers of its own size and of |x'|^2 / 2, four roundings of such; what is
+             * below 2^-126 may be 0. */
+            const double e = is_relative ? fabs(log(want[c] * sqrt((double)n) + 0x1p-149)) + squares / 2.0 : 0.0;
+            const double tolerance = least + 4.0 * 0x1p-24 * e;
+            const double unit = is_relative ? want[c] + 0x1p-126 / tolerance : scale;
+            const double error = fabs(got - want[c]) / unit;
             if (!(error <= tolerance))
                 fail_msg("%s: side %d: row (%d, %d, %d), feature %d: %.9g, not %.17g", linear_describe(p), (int)side,
                          (int)b, (int)h, (int)token, (int)c, got, want[c]);

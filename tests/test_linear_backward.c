@@ -47,7 +47,7 @@ static void sizes_maps_masks_and_states(void **state)
         c.causal = (int)random_below(&random, 2);
         c.hiding = (linear_hiding)random_below(&random, N_HIDINGS);
         c.eps = random_below(&random, 2) ? 0.0f : 1e-6f;
-        c.map_eps = 0.1f;
+        c.map_eps = map_usual_eps(c.map);
         c.has_state = random_below(&random, 2) == 0;
         c.layout = (linear_layout)random_below(&random, N_LINEAR_LAYOUTS);
         if (runner_takes(n))
@@ -127,7 +127,7 @@ static void hidden_poison_has_no_effect(void **state)
                                       .map = kinds[n % 6],
                                       .causal = n / 24,
                                       .hiding = hiding[n / 6 % 4],
-                                      .map_eps = 0.1f,
+                                      .map_eps = map_usual_eps(kinds[n % 6]),
                                       .has_state = n % 5 == 0,
                                       .stream = (uint64_t)(n + 100)},
                        n % 3 == 0);
@@ -215,7 +215,7 @@ static void parts_are_one_call(void **state)
                                       .map = (map_kind)(n % N_MAP_KINDS),
                                       .has_query_map = n % 3 == 0,
                                       .causal = 1,
-                                      .map_eps = 0.1f,
+                                      .map_eps = map_usual_eps((map_kind)(n % N_MAP_KINDS)),
                                       .has_state = 1,
                                       .stream = (uint64_t)(n + 40)},
                        n % 2);
@@ -290,7 +290,7 @@ static void accumulate_adds(void **state)
                                       .has_query_map = n % 2,
                                       .causal = n % 3 != 0,
                                       .hiding = HIDE_LENGTHS,
-                                      .map_eps = 0.1f,
+                                      .map_eps = 0.05f,
                                       .has_state = 1,
                                       .stream = (uint64_t)(n + 60)},
                        1);
@@ -365,7 +365,7 @@ static linear_case full_case(int n)
                          .one_head_for_all = n % 4 == 3,
                          .causal = n / N_MAP_KINDS % 2,
                          .hiding = hiding[n % 5],
-                         .map_eps = 0.1f,
+                         .map_eps = 0.05f,
                          .has_state = n % 2,
                          .stream = (uint64_t)(n + 3000)};
 }
