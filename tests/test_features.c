@@ -77,7 +77,7 @@ static void sizes_and_kinds(void **state)
     for (int n = 0; n < 24 * N_MAP_KINDS; n++) {
         if (!runner_takes(n))
             continue;
-        random_stream random = random_start((uint64_t)(n + 9000));
+        random_stream random = random_start((uint64_t)n + 9000);
         linear_case c = {.batch = 1 + n % 2,
                          .q_heads = 1 + n % 3,
                          .n_queries = 0,
@@ -85,7 +85,7 @@ static void sizes_and_kinds(void **state)
                          .map = (map_kind)(n % N_MAP_KINDS),
                          .one_head_for_all = n % 5 == 0,
                          .map_eps = n % 4 ? 0.0f : 1e-3f,
-                         .stream = (uint64_t)(n + 9000)};
+                         .stream = (uint64_t)n + 9000};
         c.kv_heads = c.q_heads;
         c.n_keys = tokens[random_below(&random, N_OF(tokens))];
         c.channels = widths[random_below(&random, N_OF(widths))];

@@ -26,7 +26,7 @@ static linear_case draw_case(int64_t n)
 {
     static const int64_t tokens[] = {1, 2, 5, 17, 47, 48, 49, 64, 95, 96, 97, 130};
     static const int64_t heads[][2] = {{1, 1}, {2, 1}, {3, 1}, {8, 1}, {2, 2}, {4, 2}, {6, 2}, {3, 3}};
-    random_stream random = random_start((uint64_t)(50000 + n));
+    random_stream random = random_start(50000 + (uint64_t)n);
     linear_case c = {.stream = (uint64_t)(10 * n)};
     const int64_t *h = heads[random_below(&random, N_OF(heads))];
     const int64_t n_small = n % 3 == 0 ? 5 : (int64_t)N_OF(tokens), n_narrow = n % 3 == 0 ? (int64_t)N_OF(widths) : 9;
@@ -126,7 +126,7 @@ static void heads_that_share_keys(void **state)
                              .has_query_map = n / 16,
                              .causal = n / 4 % 2,
                              .layout = LINEAR_BNHD,
-                             .stream = (uint64_t)(n + 300)},
+                             .stream = (uint64_t)n + 300},
               "shared keys");
     }
 }
@@ -152,7 +152,7 @@ static void alignments(void **state)
                                                          .causal = n / 18 == 0 || n % 5 == 0,
                                                          .hiding = n % 4 ? HIDE_POSITIONS : HIDE_LENGTHS,
                                                          .has_state = n % 7 == 0,
-                                                         .stream = (uint64_t)(n + 400)});
+                                                         .stream = (uint64_t)n + 400});
         p->mask.alignment = all[n / 6 % 3];
         p->mask.query_start = p->mask.alignment == HEED_ALIGN_POSITIONS ? p->query_start : NULL;
         p->mask.key_start = p->mask.alignment == HEED_ALIGN_POSITIONS ? p->key_start : NULL;
@@ -218,7 +218,7 @@ static void parts_are_one_call(void **state)
     for (int n = 0; n < 3 * N_MAP_KINDS; n++) {
         if (!runner_takes(n))
             continue;
-        random_stream random = random_start((uint64_t)(700 + n));
+        random_stream random = random_start(700 + (uint64_t)n);
         const int64_t tokens = n % 3 == 0 ? 300 : 60;
         linear_problem *p = linear_create(&(linear_case){.batch = 2,
                                                          .q_heads = 4,
@@ -317,7 +317,7 @@ static void equal_values_stay(void **state)
                                                          .causal = n / N_MAP_KINDS % 2,
                                                          .map_eps = map_usual_eps((map_kind)(n % N_MAP_KINDS)),
                                                          .hiding = n / N_MAP_KINDS / 2 ? HIDE_FLAGS : HIDE_NOTHING,
-                                                         .stream = (uint64_t)(n + 800)});
+                                                         .stream = (uint64_t)n + 800});
         tensor_fill(&p->v, 0.7f);
         linear_run(p, fixture_context);
         /* The two sums of linear_tolerance() over 40 features and 64 + 2 blocks of keys, and the quotient. */
@@ -348,7 +348,7 @@ static void keys_in_another_order(void **state)
                                                          .value_channels = 11,
                                                          .map = (map_kind)n,
                                                          .map_eps = map_usual_eps((map_kind)n),
-                                                         .stream = (uint64_t)(n + 900)});
+                                                         .stream = (uint64_t)n + 900});
         linear_run(p, fixture_context);
         const heed_tensor first = linear_tensor_like(p, &p->out);
         const heed_tensor k = linear_tensor_like(p, &p->k), v = linear_tensor_like(p, &p->v);
@@ -511,7 +511,7 @@ static void huge_numbers(void **state)
                                                          .map = kinds[n % 8],
                                                          .causal = n / 24,
                                                          .map_eps = 1e-3f,
-                                                         .stream = (uint64_t)(n + 1000)});
+                                                         .stream = (uint64_t)n + 1000});
         random_stream random = random_start((uint64_t)n);
         const float low = kinds[n % 8] == MAP_IDENTITY ? 0.1f : -1.0f;
         if (which != 1)

@@ -28,7 +28,7 @@ static void sizes_maps_masks_and_states(void **state)
     static const int64_t widths[] = {1, 3, 7, 8, 15, 17, 32, 63, 64, 65, 100};
     static const int64_t heads[][2] = {{1, 1}, {2, 1}, {3, 1}, {8, 1}, {2, 2}, {4, 2}, {3, 3}};
     for (int64_t n = 0; n < 390; n++) {
-        random_stream random = random_start((uint64_t)(60000 + n));
+        random_stream random = random_start(60000 + (uint64_t)n);
         linear_case c = {.stream = (uint64_t)(10 * n + 1)};
         const int64_t *h = heads[random_below(&random, N_OF(heads))];
         const int64_t n_tokens = n % 3 == 0 ? 6 : (int64_t)N_OF(tokens),
@@ -129,7 +129,7 @@ static void hidden_poison_has_no_effect(void **state)
                                       .hiding = hiding[n / 6 % 4],
                                       .map_eps = map_usual_eps(kinds[n % 6]),
                                       .has_state = n % 5 == 0,
-                                      .stream = (uint64_t)(n + 100)},
+                                      .stream = (uint64_t)n + 100},
                        n % 3 == 0);
         linear_problem *p = g.p;
         oracle_linear o;
@@ -201,7 +201,7 @@ static void parts_are_one_call(void **state)
     for (int n = 0; n < 2 * N_MAP_KINDS; n++) {
         if (!runner_takes(n))
             continue;
-        random_stream random = random_start((uint64_t)(n + 40));
+        random_stream random = random_start((uint64_t)n + 40);
         gradients g;
         gradients_open(&g,
                        &(linear_case){.batch = 2,
@@ -217,7 +217,7 @@ static void parts_are_one_call(void **state)
                                       .causal = 1,
                                       .map_eps = map_usual_eps((map_kind)(n % N_MAP_KINDS)),
                                       .has_state = 1,
-                                      .stream = (uint64_t)(n + 40)},
+                                      .stream = (uint64_t)n + 40},
                        n % 2);
         linear_problem *p = g.p;
         const int64_t cuts[MOST + 1] = {0, random_below(&random, 30), 30 + random_below(&random, 30),
@@ -292,7 +292,7 @@ static void accumulate_adds(void **state)
                                       .hiding = HIDE_LENGTHS,
                                       .map_eps = 0.05f,
                                       .has_state = 1,
-                                      .stream = (uint64_t)(n + 60)},
+                                      .stream = (uint64_t)n + 60},
                        1);
         heed_tensor *all[5 + 2 * MAP_MAX_TENSORS] = {&g.dq, &g.dk, &g.dv, &g.dstate_in.sums, &g.dstate_in.norms};
         int n_all = 5;
@@ -367,7 +367,7 @@ static linear_case full_case(int n)
                          .hiding = hiding[n % 5],
                          .map_eps = 0.05f,
                          .has_state = n % 2,
-                         .stream = (uint64_t)(n + 3000)};
+                         .stream = (uint64_t)n + 3000};
 }
 
 /* Each output alone, the others NULL: the bits that it has among all of them. */

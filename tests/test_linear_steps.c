@@ -161,8 +161,8 @@ static void steps_between_forward_calls(void **state)
     for (int n = 0; n < 2 * N_MAP_KINDS; n++) {
         if (!runner_takes(n))
             continue;
-        random_stream random = random_start((uint64_t)(n + 500));
-        linear_problem *p = create((map_kind)(n % N_MAP_KINDS), 2, 2, 2, 140, 20, 1 + n % 7, (uint64_t)(n + 500));
+        random_stream random = random_start((uint64_t)n + 500);
+        linear_problem *p = create((map_kind)(n % N_MAP_KINDS), 2, 2, 2, 140, 20, 1 + n % 7, (uint64_t)n + 500);
         for (int64_t first = 0, count; first < 140; first += count) {
             count = 1 + random_below(&random, 50);
             count = count < 140 - first ? count : 140 - first;
@@ -395,9 +395,9 @@ static void merged_states_go_on(void **state)
     for (int n = 0; n < 3 * N_MAP_KINDS; n++) {
         if (!runner_takes(n))
             continue;
-        random_stream random = random_start((uint64_t)(n + 1100));
+        random_stream random = random_start((uint64_t)n + 1100);
         const int64_t cut = random_below(&random, 61), aliased = n % 3;
-        linear_problem *p = create((map_kind)(n % N_MAP_KINDS), 2, 2, 2, 80, 12, 5, (uint64_t)(n + 1100));
+        linear_problem *p = create((map_kind)(n % N_MAP_KINDS), 2, 2, 2, 80, 12, 5, (uint64_t)n + 1100);
         int64_t n_a[LINEAR_MAX_BATCH], n_b[LINEAR_MAX_BATCH], n_out[LINEAR_MAX_BATCH];
         const heed_linear_state a = linear_new_state(p, n % 4 == 0 ? 3 : 5, n_a);
         const heed_linear_state b = linear_new_state(p, n % 5 == 0 ? 0 : 7, n_b);

@@ -316,24 +316,22 @@ static void layer_backward(const oracle_layer *layer, heed_feature_side side, in
 
 /* ---- Rows ---- */
 
-/* rows[l] is what layer l reads, rows[n_layers] the features. */
+/* rows[l] is what layer l reads, rows[n_layers] the features; all in one piece of memory, rows[0]. */
 static void find_rows(const oracle_map *map, heed_feature_side side, int64_t h, const double *x, int64_t channels,
                       double *rows[ORACLE_MAX_LAYERS + 1])
 {
-    rows[0] = oracle_zeros(channels);
+    int64_t all = channels, width = channels;
+    for (int64_t l = 0; l < map->n_layers; l++) {
+        width = layer_width(&map->layers[l], width);
+        all += width;
+    }
+    rows[0] = oracle_zeros(all);
     memcpy(rows[0], x, (size_t)channels * sizeof *x);
     for (int64_t l = 0; l < map->n_layers; l++) {
-        const int64_t width = layer_width(&map->layers[l], channels);
-        rows[l + 1] = oracle_zeros(width);
+        rows[l + 1] = rows[l] + channels;
         layer_forward(&map->layers[l], side, h, rows[l], channels, rows[l + 1]);
-        channels = width;
+        channels = layer_width(&map->layers[l], channels);
     }
-}
-
-static void free_rows(const oracle_map *map, double *rows[ORACLE_MAX_LAYERS + 1])
-{
-    for (int64_t l = 0; l <= map->n_layers; l++)
-        free(rows[l]);
 }
 
 void oracle_features(const oracle_map *map, heed_feature_side side, int64_t h, const double *x, int64_t channels,
@@ -342,7 +340,7 @@ void oracle_features(const oracle_map *map, heed_feature_side side, int64_t h, c
     double *rows[ORACLE_MAX_LAYERS + 1];
     find_rows(map, side, h, x, channels, rows);
     memcpy(features, rows[map->n_layers], (size_t)oracle_n_features(map, channels) * sizeof *features);
-    free_rows(map, rows);
+    free(rows[0]);
 }
 
 void oracle_features_backward(const oracle_map *map, heed_feature_side side, int64_t h, const double *x,
@@ -364,5 +362,5 @@ void oracle_features_backward(const oracle_map *map, heed_feature_side side, int
     for (int64_t i = 0; i < channels; i++)
         dx[i] += dy[i];
     free(dy);
-    free_rows(map, rows);
+    free(rows[0]);
 }
