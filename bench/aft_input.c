@@ -45,10 +45,6 @@ static int check_conv(const attention_input *input, char *message, size_t bytes)
 static int check_step(const attention_input *input, char *message, size_t bytes)
 {
     const attention_shape *s = &input->shape;
-    if (s->n_queries != 1) {
-        snprintf(message, bytes, "--step: one query expected, got Nq %" PRId64, s->n_queries);
-        return -1;
-    }
     if (aft_asks_for(input, ORACLE_AFT_LOCAL) && s->n_keys < input->settings.aft.window) {
         snprintf(message, bytes, "--step: at least as many keys as --aft-window expected, %" PRId64 ", got Nk %" PRId64,
                  input->settings.aft.window, s->n_keys);
@@ -65,7 +61,7 @@ static int check(const attention_input *input, char *message, size_t bytes)
                  s->n_channels, s->n_value_channels);
         return -1;
     }
-    if (input->settings.aft.steps && check_step(input, message, bytes) != 0)
+    if (input->settings.steps && check_step(input, message, bytes) != 0)
         return -1;
     return aft_asks_for(input, ORACLE_AFT_CONV) ? check_conv(input, message, bytes) : 0;
 }

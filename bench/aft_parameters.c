@@ -1,9 +1,8 @@
 #include "bench/aft_parameters.h"
 
 #include "bench/memory.h"
-#include "bench/npy.h"
+#include "bench/parameter_file.h"
 
-#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,16 +11,12 @@
 /* Numbers of the random streams; those of input.c are smaller. */
 enum { STREAM_W = 200, STREAM_QUERY_FACTORS, STREAM_KEY_FACTORS, STREAM_FILTER };
 
-enum { MAX_RANK = 3 };
-
 static const double deviation = 0.1; /* of a bias */
 
 /* One array: its shape, its file, and how its numbers are drawn without a file. */
 typedef struct parameter {
-    const char *name; /* of the file aft.NAME.npy */
-    int rank;
-    int64_t shape[MAX_RANK]; /* 1 beyond the rank */
-    int64_t other_last;      /* a last size that a file may have as well, and then gets into shape; 0: none */
+    const char *name; /* of the file NAME.npy */
+    parameter_shape shape;
     uint64_t stream;
     double deviation;
 } parameter;
@@ -33,54 +28,27 @@ int aft_asks_for(const attention_input *input, oracle_aft_form form)
 
 /* ---- One array -------------------------------------------------------------------------------------------------- */
 
-static void format_shape(int rank, const int64_t *shape, char *text, size_t size)
+/* `sizes` receives the shape, 1 beyond the rank. */
+static float *make_array(const parameter *p, const attention_input *input, int64_t sizes[PARAMETER_MAX_RANK],
+                         char *message, size_t message_bytes)
 {
-    text[0] = '\0';
-    for (int i = 0; i < rank; i++) {
-        const size_t length = strlen(text);
-        snprintf(text + length, size - length, "%s%" PRId64, i > 0 ? " x " : "", shape[i]);
-    }
-}
-
-static int has_shape(const npy_array *array, const parameter *p)
-{
-    return array->rank == p->rank && memcmp(array->shape, p->shape, (size_t)p->rank * sizeof p->shape[0]) == 0;
-}
-
-static float *read_array(parameter *p, const char *folder, char *message, size_t message_bytes)
-{
-    char path[1200], expected[MAX_RANK * 24], got[NPY_MAX_RANK * 24];
-    npy_array array;
-    snprintf(path, sizeof path, "%s/aft.%s.npy", folder, p->name);
-    if (npy_read(path, &array, message, message_bytes) != 0)
-        return NULL;
-    format_shape(p->rank, p->shape, expected, sizeof expected);
-    if (p->other_last > 0 && array.rank == p->rank && array.shape[p->rank - 1] == p->other_last)
-        p->shape[p->rank - 1] = p->other_last;
-    if (has_shape(&array, p))
-        return array.data;
-    format_shape(array.rank, array.shape, got, sizeof got);
-    snprintf(message, message_bytes, "%s: %s expected, got %s", path, expected, got);
-    npy_free(&array);
-    return NULL;
-}
-
-static float *make_array(parameter *p, const attention_input *input, char *message, size_t message_bytes)
-{
-    if (input->settings.aft.folder)
-        return read_array(p, input->settings.aft.folder, message, message_bytes);
-    const int64_t sizes[] = {1, p->shape[0], p->shape[1], p->shape[2]};
-    float *data = input_make_normal(sizes, input->settings.seed, p->stream, (float)p->deviation);
+    if (input->settings.folder)
+        return parameter_read(input->settings.folder, p->name, &p->shape, sizes, message, message_bytes);
+    int64_t wanted[] = {1, 1, 1, 1};
+    memcpy(wanted, p->shape.sizes, (size_t)p->shape.rank * sizeof wanted[0]);
+    memcpy(sizes, wanted, PARAMETER_MAX_RANK * sizeof sizes[0]);
+    float *data = input_make_normal(wanted, input->settings.seed, p->stream, (float)p->deviation);
     if (!data)
         snprintf(message, message_bytes, "out of memory for the parameters of AFT");
     return data;
 }
 
 /* The same where it is a matrix for all heads. */
-static heed_tensor make_matrix(parameter *p, const attention_input *input, char *message, size_t message_bytes)
+static heed_tensor make_matrix(const parameter *p, const attention_input *input, char *message, size_t message_bytes)
 {
-    float *data = make_array(p, input, message, message_bytes);
-    return heed_tensor_bhnd(data, HEED_FLOAT32, 1, 1, p->shape[0], p->shape[1]);
+    int64_t sizes[PARAMETER_MAX_RANK] = {0};
+    float *data = make_array(p, input, sizes, message, message_bytes);
+    return heed_tensor_bhnd(data, HEED_FLOAT32, 1, 1, sizes[0], sizes[1]);
 }
 
 /* ---- The bias of full and local --------------------------------------------------------------------------------- */
@@ -90,8 +58,8 @@ static int make_factors(aft_parameters *parameters, const attention_input *input
 {
     const int64_t n_factors = input->settings.aft.n_factors;
     const double sigma = sqrt(deviation / sqrt((double)n_factors));
-    parameter u = {"u", 2, {input->shape.n_queries, n_factors, 1}, 0, STREAM_QUERY_FACTORS, sigma};
-    parameter v = {"v", 2, {input->shape.n_keys, n_factors, 1}, 0, STREAM_KEY_FACTORS, sigma};
+    const parameter u = {"aft.u", {2, {input->shape.n_queries, n_factors}, {0}}, STREAM_QUERY_FACTORS, sigma};
+    const parameter v = {"aft.v", {2, {input->shape.n_keys, n_factors}, {0}}, STREAM_KEY_FACTORS, sigma};
     parameters->query_factors = make_matrix(&u, input, message, bytes);
     if (!parameters->query_factors.data)
         return -1;
@@ -122,7 +90,8 @@ static int make_w(aft_parameters *parameters, const attention_input *input, char
     const int64_t n_queries = input->shape.n_queries, n_keys = input->shape.n_keys;
     const int64_t window = input->settings.aft.window, n_columns = input->causal ? window : 2 * window - 1;
     const int full = aft_asks_for(input, ORACLE_AFT_FULL), local = aft_asks_for(input, ORACLE_AFT_LOCAL);
-    parameter p = {"w", 2, {n_queries, full ? n_keys : n_columns, 1}, full ? 0 : n_keys, STREAM_W, deviation};
+    const parameter_shape shape = {2, {n_queries, full ? n_keys : n_columns}, {0, full ? 0 : n_keys}};
+    const parameter p = {"aft.w", shape, STREAM_W, deviation};
     const heed_tensor made = make_matrix(&p, input, message, bytes);
     if (!made.data)
         return -1;
@@ -144,13 +113,11 @@ static int make_w(aft_parameters *parameters, const attention_input *input, char
 static int make_filter(aft_parameters *parameters, const attention_input *input, char *message, size_t bytes)
 {
     const aft_settings *s = &input->settings.aft;
-    parameter p = {"filter", 2, {s->conv_heads, s->filter_columns, 1}, 0, STREAM_FILTER, deviation};
-    if (s->grid_width > 0) {
-        p.rank = 3;
-        p.shape[1] = s->filter_rows;
-        p.shape[2] = s->filter_columns;
-    }
-    float *data = make_array(&p, input, message, bytes);
+    const parameter_shape row = {2, {s->conv_heads, s->filter_columns}, {0}};
+    const parameter_shape grid = {3, {s->conv_heads, s->filter_rows, s->filter_columns}, {0}};
+    const parameter p = {"aft.filter", s->grid_width > 0 ? grid : row, STREAM_FILTER, deviation};
+    int64_t sizes[PARAMETER_MAX_RANK];
+    float *data = make_array(&p, input, sizes, message, bytes);
     parameters->filter = heed_tensor_bhnd(data, HEED_FLOAT32, 1, s->conv_heads, s->filter_rows, s->filter_columns);
     return data ? 0 : -1;
 }

@@ -1,6 +1,6 @@
 /* A benchmark of every kernel of every instruction set: slot/isa, one call on a full tile as softmax attention makes it
  * (128 keys, 64 channels, 3 vectors), or as AFT makes it (128 keys, 64 channels, one row; a group of rows where they are
- * mixed), all operands in L1 or L2.
+ * mixed), or as linear attention makes it (64 features), all operands in L1 or L2.
  * Generated from the kernel list: a slot without a benchmark here is a compile error. */
 #include "bench/clock.h"
 #include "bench/machine.h"
@@ -200,6 +200,40 @@ static void call_ratio_rows(const heed_kernels *k)
     k->ratio_rows(ops.token_rows, CHANNELS, ops.q, CHANNELS, ops.sums, CHANNELS + 1, rows_of(k), CHANNELS);
 }
 
+static void call_favor_rows(const heed_kernels *k)
+{
+    memcpy(ops.token_rows, ops.o, sizeof(float) * (size_t)rows_of(k) * CHANNELS); /* the call is in place */
+    k->favor_rows(ops.token_rows, FEATURE_PANEL * rows_of(k), NULL, 0.35f, 0, 0.125f, rows_of(k), CHANNELS);
+}
+
+static void call_dot_rows(const heed_kernels *k)
+{
+    k->dot_rows(ops.m, ops.q, CHANNELS, ops.rescale, 0, rows_of(k), CHANNELS);
+}
+
+static void call_divide_rows(const heed_kernels *k) { k->divide_rows(ops.o, CHANNELS, ops.l, rows_of(k), CHANNELS); }
+
+static void call_finite_rows(const heed_kernels *k) { k->finite_rows(ops.keys, CHANNELS, rows_of(k), CHANNELS); }
+
+static void call_prefix_tile(const heed_kernels *k) { k->prefix_tile(ops.s, ops.m, ops.end, KEYS, HEED_TILE_VECTORS); }
+
+static void call_elu1_array(const heed_kernels *k) { k->elu1_array(ops.y, ops.x, ARRAY); }
+
+static void call_relu_array(const heed_kernels *k) { k->relu_array(ops.y, ops.x, 0.35f, 1e-3f, ARRAY); }
+
+static void call_softplus_array(const heed_kernels *k) { k->softplus_array(ops.y, ops.x, ARRAY); }
+
+static void call_elu1_slope_array(const heed_kernels *k) { k->elu1_slope_array(ops.y, ops.x, ops.x, ARRAY); }
+
+static void call_relu_slope_array(const heed_kernels *k) { k->relu_slope_array(ops.y, ops.x, ops.x, 0.35f, ARRAY); }
+
+static void call_gate_slope_array(const heed_kernels *k) { k->gate_slope_array(ops.y, ops.x, ops.x, ops.x, ARRAY); }
+
+static void call_favor_slope_array(const heed_kernels *k)
+{
+    k->favor_slope_array(ops.y, ops.x, ops.x, 1e-3f, 0.35f, ARRAY);
+}
+
 static void call_gate_array(const heed_kernels *k) { k->gate_array(ops.y, ops.x, ops.x, ARRAY); }
 
 static void call_stream_gate(const heed_kernels *k) { k->stream_gate(ops.y, ops.x, ops.x, ARRAY); }
@@ -246,6 +280,18 @@ enum {
     elements_scale_rows = CHANNELS,
     elements_tap_rows = KEYS,
     elements_ratio_rows = CHANNELS,
+    elements_favor_rows = CHANNELS,
+    elements_dot_rows = CHANNELS,
+    elements_divide_rows = CHANNELS,
+    elements_finite_rows = CHANNELS,
+    elements_prefix_tile = KEYS,
+    elements_elu1_array = ARRAY,
+    elements_relu_array = ARRAY,
+    elements_softplus_array = ARRAY,
+    elements_elu1_slope_array = ARRAY,
+    elements_relu_slope_array = ARRAY,
+    elements_gate_slope_array = ARRAY,
+    elements_favor_slope_array = ARRAY,
     elements_gate_array = ARRAY,
     elements_stream_gate = ARRAY,
     elements_stream_fence = 1,

@@ -9,7 +9,8 @@
 #include <unistd.h>
 
 /* Colours that differ for colour-blind eyes too, by the variant's place in the list. */
-static const char *const colours[] = {"#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"};
+static const char *const colours[] = {"#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00",
+                                      "#000000", "#f0e442", "#882255", "#44aa99", "#999933", "#888888"};
 
 enum { N_COLOURS = sizeof colours / sizeof colours[0] };
 
@@ -61,7 +62,8 @@ static int has_several_isas(const compare_row *rows, int n_rows)
 /* What distinguishes a row in a chart: "softmax avx2, 2 threads". `separator` stands after the variant. */
 static void format_label(const compare_row *row, int with_isa, const char *separator, char *text, size_t size)
 {
-    snprintf(text, size, "%s%s%s%s%d thread%s", row->variant->name, with_isa ? " " : "",
+    const int backward = row->variant->result == RESULT_DQ;
+    snprintf(text, size, "%s%s%s%s%s%d thread%s", row->variant->name, backward ? " backward" : "", with_isa ? " " : "",
              with_isa ? heed_isa_name(row->setup.isa) : "", separator, row->setup.n_threads,
              row->setup.n_threads == 1 ? "" : "s");
 }
@@ -78,12 +80,24 @@ static void format_shape(const attention_input *input, int with_n, char *text, s
 
 /* ---- Bars: one line of panels for each input --------------------------------------------------------------------- */
 
+/* More bars than this have labels that stand upright: side by side they would cover each other. */
+enum { MAX_PLAIN_BARS = 6 };
+
+static int has_upright_labels(const compare_row *rows, int n_rows)
+{
+    int n = 0;
+    while (n < n_rows && row_same_input(&rows[n], &rows[0]))
+        n++;
+    return n > MAX_PLAIN_BARS;
+}
+
 static void put_bar_data(FILE *script, const compare_row *rows, int n_rows, int with_isa)
 {
+    const char *separator = has_upright_labels(rows, n_rows) ? ", " : "\\n";
     fprintf(script, "$rows << END\n");
     for (int i = 0; i < n_rows; i++) {
         char label[128];
-        format_label(&rows[i], with_isa, "\\n", label, sizeof label);
+        format_label(&rows[i], with_isa, separator, label, sizeof label);
         fprintf(script, "\"%s\" %.6g %.6g 0x%s\n", label, rows[i].ms, rows[i].max_abs_err,
                 find_colour(rows[i].variant) + 1);
     }
@@ -96,9 +110,9 @@ static void put_title(FILE *script, const char *what, const attention_input *inp
     char shape[200], name[300];
     format_shape(input, with_n, shape, sizeof shape);
     snprintf(name, sizeof name, "%s%s",
-             with_n                      ? input->name
-             : input->settings.aft.steps ? "N = Nk"
-                                         : "N = Nq = Nk",
+             with_n                  ? input->name
+             : input->settings.steps ? "N = Nk"
+                                     : "N = Nq = Nk",
              with_n ? ": " : ", ");
     fprintf(script, "set title ");
     put_quoted(script, what);
@@ -125,18 +139,23 @@ static void put_error_axis(FILE *script, const compare_row *rows, int n_rows)
 static void put_bar_panels(FILE *script, const compare_row *rows, int n_rows, int with_isa)
 {
     const attention_input *input = rows[0].setup.input;
+    const char *of_values = has_upright_labels(rows, n_rows) ? "rotate left offset 0,0.3" : "offset 0,0.7";
     put_bar_data(script, rows, n_rows, with_isa);
     fprintf(script, "set xrange [-0.6:%d.6]\n", n_rows - 1);
 
     put_title(script, "Time in ms (less is better)", input, 1);
-    fprintf(script, "unset logscale y\nset format y '%%g'\nset yrange [0:*]\nset offsets 0,0,graph 0.12,0\n");
-    fprintf(script, "plot $rows using 0:2:4:xtic(1) with boxes lc rgb variable notitle, "
-                    "$rows using 0:2:(sprintf('%%.3g', $2)) with labels offset 0,0.7 notitle\n");
+    fprintf(script, "unset logscale y\nset format y '%%g'\nset yrange [0:*]\nset offsets 0,0,graph 0.25,0\n");
+    fprintf(script,
+            "plot $rows using 0:2:4:xtic(1) with boxes lc rgb variable notitle, "
+            "$rows using 0:2:(sprintf('%%.3g', $2)) with labels %s notitle\n",
+            of_values);
 
     put_title(script, "Largest error against float64", input, 1);
     put_error_axis(script, rows, n_rows);
-    fprintf(script, "plot $rows using 0:3:4:xtic(1) with boxes lc rgb variable notitle, "
-                    "$rows using 0:3:(sprintf('%%.1e', $3)) with labels offset 0,0.7 notitle\n");
+    fprintf(script,
+            "plot $rows using 0:3:4:xtic(1) with boxes lc rgb variable notitle, "
+            "$rows using 0:3:(sprintf('%%.1e', $3)) with labels %s notitle\n",
+            of_values);
 }
 
 static void put_bars(FILE *script, const compare_row *rows, int n_rows)
@@ -144,7 +163,8 @@ static void put_bars(FILE *script, const compare_row *rows, int n_rows)
     const int with_isa = has_several_isas(rows, n_rows);
     fprintf(
         script,
-        "set style fill solid 0.9 noborder\nset boxwidth 0.6\nset bmargin 3.5\nset grid ytics lt 1 lc rgb '#dddddd'\n");
+        "set style fill solid 0.9 noborder\nset boxwidth 0.6\nset bmargin %s\nset grid ytics lt 1 lc rgb '#dddddd'\n",
+        has_upright_labels(rows, n_rows) ? "13\nset xtics rotate by 90 right" : "3.5");
     for (int first = 0, last = 0; first < n_rows; first = last) {
         while (last < n_rows && row_same_input(&rows[first], &rows[last]))
             last++;
@@ -244,7 +264,7 @@ static void put_script(FILE *script, const char *path, const compare_row *rows, 
     char title[256];
     snprintf(title, sizeof title, "heed %s on %s, %s", HEED_VERSION, machine_cpu(m), machine_compiler());
     fprintf(script, "set terminal svg size 1000,%d noenhanced font 'sans-serif,13' background rgb 'white'\nset output ",
-            40 + 340 * n_lines);
+            40 + (!sweep && has_upright_labels(rows, n_rows) ? 480 : 340) * n_lines);
     put_quoted(script, path);
     fprintf(script, "\nset multiplot layout %d,2 title ", n_lines);
     put_quoted(script, title);

@@ -9,17 +9,15 @@
 /* Multiply-adds that the oracle may cost: 2e9 take a second or two. An input that needs more is sampled, and the
  * sample costs a quarter of that, but never holds less than 64 rows. */
 static const double full_cost = 2e9, sample_cost = 5e8;
-enum { MIN_SAMPLE = 64, STREAM_SAMPLE = 100, CHECK_MAX_MECHANISMS = 16 };
-
-typedef void (*reference_row_fn)(const attention_input *input, int64_t b, int64_t h, int64_t i, double *out);
+enum { MIN_SAMPLE = 64, STREAM_SAMPLE = 100, CHECK_MAX_MECHANISMS = 32 };
 
 /* Rows of one input by one mechanism in float64. */
 typedef struct reference_rows {
     const attention_input *input;
-    reference_row_fn reference_row;
+    const variant *mechanism;
     int64_t n_rows, n_channels;
-    int64_t *rows;  /* numbers of rows, counted over batch, head, query; ascending */
-    double *values; /* n_rows x n_channels */
+    row_place *places; /* ascending over batch, head, query */
+    double *values;    /* n_rows x n_channels */
 } reference_rows;
 
 /* The references of an input, one for each mechanism that was asked for. */
@@ -50,6 +48,13 @@ static int64_t choose_n_rows(const attention_input *input, const variant *mechan
     return n < MIN_SAMPLE ? (n_all < MIN_SAMPLE ? n_all : MIN_SAMPLE) : n;
 }
 
+/* Row number n, counted over batch, head, query. */
+static row_place find_place(const attention_input *input, int64_t n)
+{
+    const attention_shape *s = &input->shape;
+    return (row_place){n / s->n_queries / s->n_query_heads, n / s->n_queries % s->n_query_heads, n % s->n_queries};
+}
+
 /* One row out of each of n equal parts: spread over all heads and positions, none twice. */
 static void choose_rows(reference_rows *reference)
 {
@@ -58,58 +63,70 @@ static void choose_rows(reference_rows *reference)
     for (int64_t r = 0; r < n; r++) {
         int64_t begin, end;
         parallel_share(n_all, r, n, &begin, &end);
-        reference->rows[r] = begin + random_below(&random, end - begin);
+        reference->places[r] = find_place(reference->input, begin + random_below(&random, end - begin));
     }
 }
 
 /* ---- Their values ----------------------------------------------------------------------------------------------- */
-
-typedef struct row_place {
-    int64_t b, h, i;
-} row_place;
-
-static row_place find_place(const reference_rows *reference, int64_t r)
-{
-    const attention_shape *s = &reference->input->shape;
-    const int64_t row = reference->rows[r];
-    return (row_place){row / s->n_queries / s->n_query_heads, row / s->n_queries % s->n_query_heads,
-                       row % s->n_queries};
-}
 
 /* Workers take turns row by row, since causal rows grow with their number. */
 static void compute_rows(void *job, int worker, int n_workers)
 {
     reference_rows *reference = job;
     for (int64_t r = worker; r < reference->n_rows; r += n_workers) {
-        const row_place at = find_place(reference, r);
-        reference->reference_row(reference->input, at.b, at.h, at.i, reference->values + r * reference->n_channels);
+        const row_place at = reference->places[r];
+        reference->mechanism->reference_row(reference->input, at.b, at.h, at.i,
+                                            reference->values + r * reference->n_channels);
     }
+}
+
+/* Workers take turns kv head by kv head. */
+static void compute_groups(void *job, int worker, int n_workers)
+{
+    reference_rows *reference = job;
+    const attention_shape *s = &reference->input->shape;
+    const int64_t n_heads = s->n_query_heads / s->n_kv_heads;
+    int64_t group = 0;
+    for (int64_t begin = 0, end = 0; begin < reference->n_rows; begin = end, group++) {
+        const row_place first = reference->places[begin];
+        while (end < reference->n_rows && reference->places[end].b == first.b &&
+               reference->places[end].h / n_heads == first.h / n_heads)
+            end++;
+        if (group % n_workers == worker)
+            reference->mechanism->reference_rows(reference->input, reference->places + begin, end - begin,
+                                                 reference->values + begin * reference->n_channels);
+    }
+}
+
+static int is_same_reference(const variant *a, const variant *b)
+{
+    return a->reference_row == b->reference_row && a->reference_rows == b->reference_rows;
 }
 
 /* The reference by one mechanism, computed when it is first asked for. NULL without memory. */
 static const reference_rows *find_reference(reference_set *set, const variant *mechanism)
 {
     for (int i = 0; i < set->n_items; i++)
-        if (set->items[i].reference_row == mechanism->reference_row)
+        if (is_same_reference(set->items[i].mechanism, mechanism))
             return &set->items[i];
     reference_rows *reference = &set->items[set->n_items++];
     *reference = (reference_rows){.input = set->input,
-                                  .reference_row = mechanism->reference_row,
+                                  .mechanism = mechanism,
                                   .n_rows = choose_n_rows(set->input, mechanism),
-                                  .n_channels = set->input->shape.n_value_channels};
-    reference->rows = malloc((size_t)reference->n_rows * sizeof *reference->rows);
+                                  .n_channels = variant_n_channels(mechanism, set->input)};
+    reference->places = malloc((size_t)reference->n_rows * sizeof *reference->places);
     reference->values = malloc((size_t)reference->n_rows * (size_t)reference->n_channels * sizeof(double));
-    if (!reference->rows || !reference->values)
+    if (!reference->places || !reference->values)
         return NULL;
     choose_rows(reference);
-    parallel_run(set->n_threads, compute_rows, reference);
+    parallel_run(set->n_threads, mechanism->reference_rows ? compute_groups : compute_rows, reference);
     return reference;
 }
 
 static void release_references(reference_set *set)
 {
     for (int i = 0; i < set->n_items; i++) {
-        free(set->items[i].rows);
+        free(set->items[i].places);
         free(set->items[i].values);
     }
 }
@@ -132,7 +149,7 @@ static void find_errors(compare_row *row, const reference_rows *own)
 {
     double max_error = 0, max_reference = 0;
     for (int64_t r = 0; r < own->n_rows; r++) {
-        const float *out = find_output(row, find_place(own, r));
+        const float *out = find_output(row, own->places[r]);
         for (int64_t c = 0; c < own->n_channels; c++) {
             const double reference = own->values[r * own->n_channels + c];
             max_error = take_larger(max_error, fabs(out[c] - reference));
@@ -144,11 +161,16 @@ static void find_errors(compare_row *row, const reference_rows *own)
     row->rel_err = divide(max_error, max_reference);
 }
 
+/* Gradients are nothing that could be compared with the output of softmax attention. */
 static void find_distance(compare_row *row, const reference_rows *softmax)
 {
+    if (row->variant->result != RESULT_OUT) {
+        row->softmax_distance = NAN;
+        return;
+    }
     double difference = 0, norm = 0;
     for (int64_t r = 0; r < softmax->n_rows; r++) {
-        const float *out = find_output(row, find_place(softmax, r));
+        const float *out = find_output(row, softmax->places[r]);
         for (int64_t c = 0; c < softmax->n_channels; c++) {
             const double reference = softmax->values[r * softmax->n_channels + c];
             difference += (out[c] - reference) * (out[c] - reference);

@@ -72,10 +72,11 @@ static int compare_on_input(ratio_run *run, const attention_input *input)
     const variant *const compared[N_COMPARED] = {&variant_softmax, &variant_gemm};
     compare_row rows[N_COMPARED];
     for (int i = 0; i < N_COMPARED; i++)
-        rows[i] = (compare_row){
-            .variant = compared[i],
-            .setup = {
-                .input = input, .isa = run->isa, .n_threads = run->n_threads, .out = input_output_view(input, out)}};
+        rows[i] = (compare_row){.variant = compared[i],
+                                .setup = {.input = input,
+                                          .isa = run->isa,
+                                          .n_threads = run->n_threads,
+                                          .out = input_output_view(input, s->n_value_channels, out)}};
     const int result = time_rows(run, rows);
     free(out);
     if (result == 0)

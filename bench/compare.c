@@ -36,7 +36,8 @@ static int make_rows(comparison *c, const attention_input *input, compare_row *r
     for (int isa = 0; isa < o->n_isas; isa++) {
         for (int t = 0; t < o->n_threads; t++) {
             for (int v = 0; v < o->n_variants; v++) {
-                float *out = memory_allocate_floats(s->batch, s->n_query_heads, s->n_queries, s->n_value_channels);
+                const int64_t n_channels = variant_n_channels(o->variants[v], input);
+                float *out = memory_allocate_floats(s->batch, s->n_query_heads, s->n_queries, n_channels);
                 if (!out) {
                     snprintf(c->message, sizeof c->message, "out of memory for the outputs");
                     return -1;
@@ -45,7 +46,7 @@ static int make_rows(comparison *c, const attention_input *input, compare_row *r
                                           .setup = {.input = input,
                                                     .isa = o->isas[isa],
                                                     .n_threads = o->threads[t],
-                                                    .out = input_output_view(input, out)}};
+                                                    .out = input_output_view(input, n_channels, out)}};
             }
         }
     }

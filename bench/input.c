@@ -1,6 +1,7 @@
 #include "bench/input.h"
 
 #include "bench/aft_input.h"
+#include "bench/linear_input.h"
 #include "bench/memory.h"
 #include "bench/npy.h"
 #include "tests/support/random.h"
@@ -197,6 +198,14 @@ static int lay_out_apart(attention_input *input, char *message, size_t bytes)
     return 0;
 }
 
+heed_tensor input_take_tokens(const heed_tensor *t, int64_t first, int64_t n)
+{
+    heed_tensor part = *t;
+    part.data = (float *)t->data + first * t->stride[2];
+    part.shape[2] = n;
+    return part;
+}
+
 /* ---- Bias and masks --------------------------------------------------------------------------------------------- */
 
 static int make_bias(attention_input *input, char *message, size_t bytes)
@@ -286,9 +295,17 @@ static int fill(attention_input *input, const input_source *source, plain_arrays
         return -1;
     if (settings->bool_mask && make_bool_mask(input, message, bytes) != 0)
         return -1;
+    if (settings->steps && input->shape.n_queries != 1) {
+        snprintf(message, bytes, "--step: one query expected, got Nq %lld", (long long)input->shape.n_queries);
+        return -1;
+    }
     if (settings->aft.forms != 0)
         input->aft = aft_input_create(input, message, bytes);
-    return settings->aft.forms == 0 || input->aft ? 0 : -1;
+    if (settings->aft.forms != 0 && !input->aft)
+        return -1;
+    if (settings->linear.kinds != 0)
+        input->linear = linear_input_create(input, message, bytes);
+    return settings->linear.kinds == 0 || input->linear ? 0 : -1;
 }
 
 attention_input *input_create(const input_source *source, const input_settings *settings, char *message,
@@ -323,14 +340,15 @@ void input_destroy(attention_input *input)
     if (!input)
         return;
     aft_input_destroy(input->aft);
+    linear_input_destroy(input->linear);
     for (size_t i = 0; i < sizeof input->buffers / sizeof input->buffers[0]; i++)
         free(input->buffers[i]);
     free(input);
 }
 
-heed_tensor input_output_view(const attention_input *input, float *data)
+heed_tensor input_output_view(const attention_input *input, int64_t n_channels, float *data)
 {
     const attention_shape *s = &input->shape;
     return (input->settings.layout == LAYOUT_BHND ? heed_tensor_bhnd : heed_tensor_bnhd)(
-        data, HEED_FLOAT32, s->batch, s->n_query_heads, s->n_queries, s->n_value_channels);
+        data, HEED_FLOAT32, s->batch, s->n_query_heads, s->n_queries, n_channels);
 }

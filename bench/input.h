@@ -31,19 +31,29 @@ typedef struct aft_settings {
     int64_t conv_heads;
     int64_t filter_rows, filter_columns; /* rows: 1 without a grid */
     int64_t grid_height, grid_width;     /* 0: no grid */
-    int steps;                           /* non-zero: the forms that have a state take one token with it */
-    const char *folder;                  /* where the parameters are read from; NULL: random */
 } aft_settings;
 
-typedef struct aft_input aft_input; /* see aft_input.h */
+/* What linear attention is asked for beyond the input. */
+typedef struct linear_settings {
+    unsigned kinds;     /* bit 1 << kind for each linear_kind that runs; 0: no linear attention */
+    int64_t n_features; /* C; 0: as many as channels, of FAVOR 256 */
+    int64_t n_layers;   /* of GLU maps; 0: 2, with gates of low rank 3 */
+    int backward;       /* non-zero: gradients too */
+} linear_settings;
+
+typedef struct aft_input aft_input;       /* see aft_input.h */
+typedef struct linear_input linear_input; /* see linear_input.h */
 
 /* What holds for all inputs of a run. */
 typedef struct input_settings {
     int64_t window_left, window_right; /* -1: unbounded */
     input_layout layout;
-    int bias;      /* a random bias [Hq, Nq, Nk], normal with deviation 1 */
-    int bool_mask; /* a random mask [Hq, Nq, Nk], about 90 % visible, at least one key in each row */
+    int bias;           /* a random bias [Hq, Nq, Nk], normal with deviation 1 */
+    int bool_mask;      /* a random mask [Hq, Nq, Nk], about 90 % visible, at least one key in each row */
+    int steps;          /* non-zero: what has a state takes one token with it */
+    const char *folder; /* where learned parameters are read from; NULL: random */
     aft_settings aft;
+    linear_settings linear;
     uint64_t seed;
 } input_settings;
 
@@ -57,7 +67,8 @@ typedef struct attention_input {
     heed_tensor bias, visible; /* data NULL where not asked for */
     heed_mask mask;            /* causal, window, visible */
     heed_softmax_options options;
-    aft_input *aft; /* NULL where no form of AFT runs */
+    aft_input *aft;       /* NULL where no form of AFT runs */
+    linear_input *linear; /* NULL where no linear attention runs */
     void *buffers[5];
 } attention_input;
 
@@ -76,7 +87,11 @@ void input_visible_range(const attention_input *input, int64_t i, int64_t *begin
  * all: what it hides is not known before. */
 double input_visible_pairs(const attention_input *input);
 
-/* Makes a contiguous or token-major view for an output of this input, as its layout asks, over `data`. */
-heed_tensor input_output_view(const attention_input *input, float *data);
+/* Tokens [first, first + n) of a view. */
+heed_tensor input_take_tokens(const heed_tensor *t, int64_t first, int64_t n);
+
+/* Makes a contiguous or token-major view for an output of this input with so many channels, as its layout asks, over
+ * `data`. */
+heed_tensor input_output_view(const attention_input *input, int64_t n_channels, float *data);
 
 #endif

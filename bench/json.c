@@ -1,5 +1,7 @@
 #include "bench/json.h"
 
+#include "bench/linear_input.h"
+
 #include <cjson/cJSON.h>
 #include <errno.h>
 #include <stdio.h>
@@ -45,26 +47,43 @@ static void add_aft(cJSON *options, const aft_settings *aft)
     cJSON_AddNumberToObject(options, "conv_heads", (double)aft->conv_heads);
     cJSON_AddItemToObject(options, "conv_filter", cJSON_CreateDoubleArray(filter, 2));
     cJSON_AddItemToObject(options, "grid", cJSON_CreateDoubleArray(grid, 2));
-    if (aft->folder)
-        cJSON_AddStringToObject(options, "params", aft->folder);
-    else
-        cJSON_AddNullToObject(options, "params");
+}
+
+/* What linear attention was asked for, where the row is one of its kinds. */
+static void add_linear(cJSON *options, const attention_input *input, const variant *v)
+{
+    for (int kind = 0; kind <= LINEAR_BLAS; kind++) {
+        if (!(v->kinds.linear >> kind & 1))
+            continue;
+        const linear_settings *settings = &input->settings.linear;
+        cJSON_AddNumberToObject(options, "features", (double)linear_n_features(input, (linear_kind)kind));
+        cJSON_AddNumberToObject(options, "layers", (double)linear_n_layers(settings, (linear_kind)kind));
+    }
 }
 
 /* What was asked of the input beyond its shape, causality and layout. */
-static void add_options(cJSON *object, const variant *v, const input_settings *settings)
+static void add_options(cJSON *object, const variant *v, const attention_input *input)
 {
+    const input_settings *settings = &input->settings;
     cJSON *options = cJSON_AddObjectToObject(object, "options");
     const double window[] = {(double)settings->window_left, (double)settings->window_right};
     cJSON_AddItemToObject(options, "softmax_window", cJSON_CreateDoubleArray(window, 2));
     cJSON_AddBoolToObject(options, "bias", settings->bias);
     cJSON_AddBoolToObject(options, "bool_mask", settings->bool_mask);
     cJSON_AddNumberToObject(options, "seed", (double)settings->seed);
-    if (v->aft_form != 0)
+    if (v->kinds.aft != 0)
         add_aft(options, &settings->aft);
+    if (v->kinds.linear != 0)
+        add_linear(options, input, v);
+    if (v->kinds.aft == 0 && v->kinds.linear == 0)
+        return;
+    if (settings->folder)
+        cJSON_AddStringToObject(options, "params", settings->folder);
+    else
+        cJSON_AddNullToObject(options, "params");
 }
 
-static void add_row(cJSON *array, const compare_row *row, const machine *m)
+static void add_row(cJSON *array, const compare_row *row, const compare_row *rows, int n_rows, const machine *m)
 {
     const attention_input *input = row->setup.input;
     const row_rates rates = row_find_rates(row, m);
@@ -78,7 +97,7 @@ static void add_row(cJSON *array, const compare_row *row, const machine *m)
     add_shape(object, &input->shape);
     cJSON_AddBoolToObject(object, "causal", input->causal);
     cJSON_AddStringToObject(object, "layout", input_layout_name(input->settings.layout));
-    add_options(object, row->variant, &input->settings);
+    add_options(object, row->variant, input);
     cJSON_AddNumberToObject(object, "ms", row->ms);
     if (row->variant->flops)
         cJSON_AddNumberToObject(object, "gflops", rates.gflops);
@@ -94,7 +113,13 @@ static void add_row(cJSON *array, const compare_row *row, const machine *m)
     cJSON_AddNumberToObject(object, "max_abs_err", row->max_abs_err);
     cJSON_AddNumberToObject(object, "rel_err", row->rel_err);
     cJSON_AddNumberToObject(object, "rows_checked", (double)row->rows_checked);
-    cJSON_AddNumberToObject(object, "softmax_distance", row->softmax_distance);
+    if (row->variant->result == RESULT_OUT)
+        cJSON_AddNumberToObject(object, "softmax_distance", row->softmax_distance);
+    else
+        cJSON_AddNullToObject(object, "softmax_distance");
+    const compare_row *forward = row_find_forward(row, rows, n_rows);
+    if (forward)
+        cJSON_AddNumberToObject(object, "over_forward", row->ms / forward->ms);
 }
 
 static int write_text(const char *path, const char *text, char *message, size_t message_bytes)
@@ -119,7 +144,7 @@ int json_write(const char *path, const compare_row *rows, int n_rows, const mach
     add_machine(root, m);
     cJSON *array = cJSON_AddArrayToObject(root, "rows");
     for (int i = 0; i < n_rows; i++)
-        add_row(array, &rows[i], m);
+        add_row(array, &rows[i], rows, n_rows, m);
     char *text = cJSON_Print(root);
     cJSON_Delete(root);
     if (!text) {

@@ -89,6 +89,19 @@ static void add_streams(const float *a, const float *b, const float *c, float *o
 #endif
 }
 
+static void update(float *x, float factor, float term, int64_t n)
+{
+    const vector f = (vector){0} + factor, t = (vector){0} + term;
+#define UPDATE(i)                                                                                                      \
+    {                                                                                                                  \
+        unaligned_vector *at_i = (unaligned_vector *)(x + at + (i) * (int64_t)LANES);                                  \
+        *at_i = *at_i * f + t;                                                                                         \
+    }
+    for (int64_t at = 0; at < n; at += N_SUMS * (int64_t)LANES) {
+        FOR_EACH_SUM(UPDATE)
+    }
+}
+
 static void add_bias(float *restrict x, const float *restrict bias, float factor, int64_t n)
 {
 #pragma omp simd
@@ -101,6 +114,13 @@ static void hide(float *restrict x, const uint8_t *restrict visible, int64_t n)
 #pragma omp simd
     for (int64_t i = 0; i < n; i++)
         x[i] = visible[i] ? x[i] : -INFINITY;
+}
+
+static void keep_positive(float *x, float term, int64_t n)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+        x[i] = (x[i] > 0 ? x[i] : 0) + term;
 }
 
 /* The lane by lane maximum; the ternary operator on vectors is not C everywhere, a loop over lanes is. */
@@ -182,8 +202,10 @@ const bench_loops NAME(BENCH_ISA) = {
     .flops_per_step = (int64_t)2 * N_ACCUMULATORS * LANES,
     .read_sum = read_sum,
     .add_streams = add_streams,
+    .update = update,
     .add_bias = add_bias,
     .hide = hide,
+    .keep_positive = keep_positive,
     .maximum = maximum,
     .subtract = subtract,
     .sum = sum,

@@ -20,11 +20,17 @@ typedef struct bench_loops {
      * read `out` before it writes it. n is a multiple of 256, out is aligned to 64 bytes. */
     void (*add_streams)(const float *a, const float *b, const float *c, float *out, int64_t n);
 
+    /* x[i] = x[i] factor + term in ascending order, in place; n is a multiple of 256. */
+    void (*update)(float *x, float factor, float term, int64_t n);
+
     /* x[i] += factor bias[i] */
     void (*add_bias)(float *x, const float *bias, float factor, int64_t n);
 
     /* x[i] = -inf where visible[i] is 0 */
     void (*hide)(float *x, const uint8_t *visible, int64_t n);
+
+    /* x[i] = max(x[i], 0) + term */
+    void (*keep_positive)(float *x, float term, int64_t n);
 
     /* The largest of x[0 .. n), -inf if n = 0. */
     float (*maximum)(const float *x, int64_t n);

@@ -20,7 +20,7 @@ enum { READ_STEP = 256 /* floats, see bench_loops */ };
 
 static const int64_t mebibyte = 1 << 20;
 
-typedef enum rate_kind { RATE_FMA, RATE_READ, RATE_STREAMS } rate_kind;
+typedef enum rate_kind { RATE_FMA, RATE_READ, RATE_STREAMS, RATE_UPDATE } rate_kind;
 
 /* What a rate was taken of; isa for the FMA rate, bytes for the others. */
 typedef struct rate_key {
@@ -124,6 +124,8 @@ static void work_once(const piece *p, int worker, int n_workers)
     float *x = p->buffer + begin * READ_STEP;
     if (p->kind == RATE_READ)
         sink = p->loops->read_sum(x, n);
+    else if (p->kind == RATE_UPDATE)
+        p->loops->update(x, 0.999f, 0.001f, n); /* no denormals: all comes near 1 */
     else
         p->loops->add_streams(x, x + p->n, x + 2 * p->n, x + 3 * p->n, n);
 }
@@ -195,7 +197,7 @@ static int resize_buffer(machine *m, int64_t bytes)
     return m->buffer ? 0 : -1;
 }
 
-/* The rate at which arrays of `bytes` bytes all together go through a loop. */
+/* The rate at which arrays of `bytes` bytes all together go through a loop; there and back for an update. */
 static int take_bandwidth(machine *m, rate_kind kind, int64_t bytes, int n_threads)
 {
     const int64_t n_arrays = kind == RATE_STREAMS ? 4 : 1;
@@ -207,7 +209,7 @@ static int take_bandwidth(machine *m, rate_kind kind, int64_t bytes, int n_threa
         .kind = kind, .loops = m->best_loops, .buffer = m->buffer, .n = rounded / n_arrays / (int64_t)sizeof(float)};
     const double seconds = best_time(&p, n_threads, m->quick ? 2e-4 : 2e-3, m->quick ? 1 : 3);
     const rate_key key = {.kind = kind, .bytes = bytes, .n_threads = n_threads};
-    return keep_rate(m, key, (double)rounded / seconds * 1e-9);
+    return keep_rate(m, key, (kind == RATE_UPDATE ? 2 : 1) * (double)rounded / seconds * 1e-9);
 }
 
 int machine_take_read(machine *m, int64_t bytes, int n_threads)
@@ -228,6 +230,16 @@ int machine_take_streams(machine *m, int64_t bytes, int n_threads)
 double machine_row_streams_gbytes(const machine *m, int64_t bytes, int n_threads)
 {
     return largest_rate(m, (rate_key){.kind = RATE_STREAMS, .bytes = bytes, .n_threads = n_threads});
+}
+
+int machine_take_update(machine *m, int64_t bytes, int n_threads)
+{
+    return take_bandwidth(m, RATE_UPDATE, bytes, n_threads);
+}
+
+double machine_row_update_gbytes(const machine *m, int64_t bytes, int n_threads)
+{
+    return largest_rate(m, (rate_key){.kind = RATE_UPDATE, .bytes = bytes, .n_threads = n_threads});
 }
 
 static double measure_exp(const machine *m)

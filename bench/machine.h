@@ -52,4 +52,8 @@ double machine_row_read_gbytes(const machine *m, int64_t bytes, int n_threads);
 int machine_take_streams(machine *m, int64_t bytes, int n_threads);
 double machine_row_streams_gbytes(const machine *m, int64_t bytes, int n_threads);
 
+/* The same for a loop that changes `bytes` bytes in place; each counts twice, as it is read and written. */
+int machine_take_update(machine *m, int64_t bytes, int n_threads);
+double machine_row_update_gbytes(const machine *m, int64_t bytes, int n_threads);
+
 #endif

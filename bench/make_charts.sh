@@ -1,11 +1,11 @@
 #!/bin/sh
-# Makes docs/compare.svg, docs/sweep.svg and the tables between the markers of README.md and docs/benchmarks.md again,
-# from runs of heed-compare: both samples, a sweep over N, and the cases of softmax attention and AFT that tuning went by. Needs
-# gnuplot and Python 3. On a quiet machine:
+# Makes docs/compare.svg, docs/linear.svg, docs/sweep.svg and the tables between the markers of README.md and
+# docs/benchmarks.md again, from runs of heed-compare: both samples, a sweep over N, and the cases of softmax attention, AFT
+# and linear attention that tuning went by. Needs gnuplot and Python 3. On a quiet machine:
 #
 #     bench/make_charts.sh [HEED-COMPARE [OPTION...]]
 #
-# HEED-COMPARE is build/compare/bench/heed-compare unless given; options (--threads, --rounds, ...) go to the first two
+# HEED-COMPARE is build/compare/bench/heed-compare unless given; options (--threads, --rounds, ...) go to the first three
 # runs.
 # Nothing is written unless all of it was made.
 set -eu
@@ -16,8 +16,10 @@ compare=${1:-build/compare/bench/heed-compare}
 made=$(mktemp -d)
 trap 'rm -rf "$made"' EXIT
 
+kinds=linear-elu1,linear-softplus,linear-oglu,linear-aoglu,linear-favor
 "$compare" --variants softmax,gemm,aft-full,aft-local,aft-simple,aft-conv "$@" --json "$made/compare.json" \
     --svg "$made/compare.svg"
+"$compare" --variants "softmax,$kinds,linear-blas" "$@" --json "$made/linear.json" --svg "$made/linear.svg"
 "$compare" "$@" --sweep 64,128,256,512,1024,2048,4096,8192 --json "$made/sweep.json" --svg "$made/sweep.svg"
 
 # name | options of a run; each case has a run of its own, and so a limit of its own moment
@@ -99,6 +101,33 @@ full, 2048 tokens | --variants aft-full --shape 1,1,1,2048,2048,512,512
 simple, 32768 tokens | --variants aft-simple --shape 1,1,1,32768,32768,512,512
 END
 
+# One run holds all variants of a case: their times are compared.
+{
+    for n in 1024 4096 16384; do
+        echo "$n tokens | --variants $kinds,linear-blas --features 64 --shape 1,8,8,$n,$n,64,64"
+        echo "causal, $n tokens | --variants $kinds,linear-blas --features 64 --causal --shape 1,8,8,$n,$n,64,64"
+    done
+    for n in 65536 262144; do
+        echo "$n tokens | --variants linear-softplus,linear-blas --shape 1,8,8,$n,$n,64,64"
+        echo "causal, $n tokens | --variants linear-softplus,linear-blas --causal --shape 1,8,8,$n,$n,64,64"
+    done
+    for n in 1024 4096 16384 65536 262144; do
+        echo "1 head, $n tokens | --variants linear-softplus,linear-blas --shape 1,1,1,$n,$n,64,64"
+        echo "1 head, causal, $n tokens | --variants linear-softplus,linear-blas --causal --shape 1,1,1,$n,$n,64,64"
+    done
+    echo "256 features, 16384 tokens | --variants linear-favor --shape 1,8,8,16384,16384,64,64"
+    echo "256 features, causal, 16384 tokens | --variants linear-favor --causal --shape 1,8,8,16384,16384,64,64"
+    for batch in 1 32; do
+        echo "step, 32 heads, 128 features, batch $batch | --step --variants $kinds --features 128" \
+            "--shape $batch,32,32,1,256,128,128"
+    done
+    all="--variants $kinds --features 64 --shape 1,8,8,4096,4096,64,64"
+    echo "gradients, 4096 tokens | --backward $all"
+    echo "gradients, causal, 4096 tokens | --backward --causal $all"
+    echo "AVX2, 4096 tokens | --isa avx2 $all"
+    echo "AVX2, causal, 4096 tokens | --isa avx2 --causal $all"
+} > "$made/linear-cases"
+
 # run_cases LIST [OPTION...]: the rows of each case, on one thread and on two, into LIST.json
 run_cases() {
     list=$1
@@ -116,6 +145,7 @@ run_cases() {
 }
 run_cases softmax-cases --variants softmax
 run_cases aft-cases
+run_cases linear-cases
 
 python3 - "$made" <<'END'
 import json
@@ -140,28 +170,42 @@ def machine_line(machine):
 
 def table(rows):
     lines = ["| input | B, Hq, Hkv, Nq, Nk, D, Dv | variant | ISA | threads | ms | GFLOP/s | share of limit | scratch |"
-             " max error |", "|---|---|---|---|--:|--:|--:|--:|--:|--:|"]
+             " max error | to softmax |", "|---|---|---|---|--:|--:|--:|--:|--:|--:|--:|"]
     for row in rows:
         unit = "GFLOP/s" if row["limit"] == "fma" else "GB/s"
         gflops = "-" if row["gflops"] is None else f"{row['gflops']:.1f}"
         shape = ", ".join(str(size) for size in row["shape"]) + (", causal" if row["causal"] else "")
         lines.append(f"| {row['input']} | {shape} | {row['variant']} | {row['isa']} | {row['threads']} | {row['ms']:.3f}"
                      f" | {gflops} | {100 * row['share']:.0f} % of {row['limit_value']:.0f} {unit}"
-                     f" | {row['scratch_bytes'] / 1024:.0f} KiB | {row['max_abs_err']:.1e} |")
+                     f" | {row['scratch_bytes'] / 1024:.0f} KiB | {row['max_abs_err']:.1e} | {row['softmax_distance']:.1e} |")
     return "\n".join(lines)
 
 
+def case_line(name, rows):
+    one, two = sorted(rows, key=lambda row: row["threads"])
+    unit = "GFLOP/s" if one["limit"] == "fma" else "GB/s"
+    return (f"| {name} | {one['limit_value']:.0f}, {two['limit_value']:.0f} {unit} | {one['ms']:.3f}"
+            f" | {one['share']:.2f} | {two['ms']:.3f} | {two['share']:.2f} | {one['ms'] / two['ms']:.2f} |")
+
+
+def row_name(row):
+    """What a row is called where its case has several: its variant, and of gradients how many times as long they take."""
+    over = f" backward, {row['over_forward']:.2f} x forward" if "over_forward" in row else ""
+    return row["variant"] + over
+
+
 def case_table(name):
-    """One line for each case: time and share on one thread and on two."""
+    """One line for each case and variant: time and share on one thread and on two."""
     lines = ["| case | limit | ms, 1 thread | share | ms, 2 threads | share | 2 threads over 1 |",
              "|---|---|--:|--:|--:|--:|--:|"]
     with open(f"{made}/{name}.json", encoding="utf-8") as file:
         for case in map(json.loads, file):
-            one, two = sorted(case["run"]["rows"], key=lambda row: row["threads"])
-            unit = "GFLOP/s" if one["limit"] == "fma" else "GB/s"
-            lines.append(f"| {case['name']} | {one['limit_value']:.0f}, {two['limit_value']:.0f} {unit} | {one['ms']:.3f}"
-                         f" | {one['share']:.2f} | {two['ms']:.3f} | {two['share']:.2f}"
-                         f" | {one['ms'] / two['ms']:.2f} |")
+            kinds = {}
+            for row in case["run"]["rows"]:
+                kinds.setdefault((row["variant"], row["mode"]), []).append(row)
+            for rows in kinds.values():
+                several = name == "linear-cases"
+                lines.append(case_line(f"{case['name']}: {row_name(rows[0])}" if several else case["name"], rows))
     return "\n".join(lines)
 
 
@@ -180,21 +224,24 @@ def read_page(path):
         return file.read()
 
 
-samples, sweep = read("compare"), read("sweep")
+samples, linear, sweep = read("compare"), read("linear"), read("sweep")
 line, rows = machine_line(samples["machine"]), table(samples["rows"])
 chart = "![Time and error of each variant on both samples]"
 benchmarks = put_block(
     read_page("docs/benchmarks.md"), "benchmark-results",
     f"Both samples. {line}\n\n{rows}\n\n{chart}(compare.svg)\n\n"
+    f"Linear attention, in a run of its own. {machine_line(linear['machine'])}\n\n{table(linear['rows'])}\n\n"
+    "![Time and error of linear attention on both samples](linear.svg)\n\n"
     f"A sweep over N, in a run of its own. {machine_line(sweep['machine'])}\n\n{table(sweep['rows'])}\n\n"
     "![Time and error of each variant over N](sweep.svg)")
+for name in ("softmax-cases", "aft-cases", "linear-cases"):
+    benchmarks = put_block(benchmarks, name, case_table(name))
 pages = {
     "README.md": put_block(read_page("README.md"), "compare-table", f"{line}\n\n{rows}\n\n{chart}(docs/compare.svg)"),
-    "docs/benchmarks.md": put_block(put_block(benchmarks, "softmax-cases", case_table("softmax-cases")), "aft-cases",
-                                    case_table("aft-cases")),
+    "docs/benchmarks.md": benchmarks,
 }
 for path, page in pages.items():
     with open(path, "w", encoding="utf-8") as file:
         file.write(page)
 END
-mv "$made/compare.svg" "$made/sweep.svg" docs/
+mv "$made/compare.svg" "$made/linear.svg" "$made/sweep.svg" docs/

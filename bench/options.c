@@ -1,8 +1,10 @@
 #include "bench/options.h"
 
 #include "bench/data.h"
+#include "bench/option_rules.h"
 #include "bench/option_values.h"
 #include "bench/options_aft.h"
+#include "bench/options_linear.h"
 #include "bench/parallel.h"
 
 #include <argp.h>
@@ -26,6 +28,8 @@ enum option_key {
     KEY_LAYOUT,
     KEY_BIAS,
     KEY_BOOL_MASK,
+    KEY_STEP,
+    KEY_PARAMS,
     KEY_VARIANTS,
     KEY_THREADS,
     KEY_ISA,
@@ -55,6 +59,16 @@ static const struct argp_option option_table[] = {
     {"layout", KEY_LAYOUT, "NAME", 0, "bhnd (default), bnhd, or packed: q, k, v in one buffer", 2},
     {"bias", KEY_BIAS, NULL, 0, "add a random bias of [Hq, Nq, Nk] to the scores", 2},
     {"bool-mask", KEY_BOOL_MASK, NULL, 0, "a random boolean mask of [Hq, Nq, Nk] that leaves about 90 % visible", 2},
+
+    {"step", KEY_STEP, NULL, 0,
+     "variants with a state take one token with it, after as many others as there are keys before the last; for inputs "
+     "with one query (of --sweep Nk = N, and Nq = 1); causal",
+     2},
+    {"params", KEY_PARAMS, "FOLDER", 0,
+     "read learned parameters instead of making random ones: aft.w.npy (or with --aft-factors aft.u.npy and "
+     "aft.v.npy), "
+     "aft.filter.npy; phi.LAYER.wf.npy, .wg, .a, .b and phi.omega.npy, or the same of phi_q and phi_k",
+     2},
 
     {.doc = "How it runs", .group = 3},
     {"variants", KEY_VARIANTS, "NAME,...", 0, "some of the variants below (softmax and gemm)", 3},
@@ -213,6 +227,42 @@ static void add_sources(const struct argp_state *argp, parse_state *state)
 
 /* ---- The parser ------------------------------------------------------------------------------------------------- */
 
+static void add_kinds(variant_kinds *kinds, const variant *v)
+{
+    kinds->aft |= v->kinds.aft;
+    kinds->linear |= v->kinds.linear;
+}
+
+/* What several mechanisms look at. */
+static void check_common(const struct argp_state *argp, const compare_options *options)
+{
+    variant_kinds with_state = {0}, with_parameters = {0};
+    for (const variant *const *v = variant_list; *v; v++) {
+        if ((*v)->step)
+            add_kinds(&with_state, *v);
+        if ((*v)->has_parameters)
+            add_kinds(&with_parameters, *v);
+    }
+    option_check_attention(argp, options);
+    if (options->settings.steps)
+        option_needs_variant(argp, "step", options, with_state);
+    if (options->settings.folder)
+        option_needs_variant(argp, "params", options, with_parameters);
+}
+
+/* A step sees no later token, so that everything else of the run is causal too. */
+static void choose_steps(compare_options *options)
+{
+    for (int i = 0; i < options->n_variants; i++)
+        if (options->variants[i]->step)
+            options->variants[i] = options->variants[i]->step;
+    for (int i = 0; i < options->n_sources; i++) {
+        options->sources[i].causal = 1;
+        if (options->sweep)
+            options->sources[i].shape.n_queries = 1;
+    }
+}
+
 /* Fills what was not given. */
 static void finish(const struct argp_state *argp, parse_state *state)
 {
@@ -223,7 +273,11 @@ static void finish(const struct argp_state *argp, parse_state *state)
             if (!(*v)->unavailable && !(*v)->on_request)
                 options->variants[options->n_variants++] = *v;
     }
+    check_common(argp, options);
     options_aft_finish(argp, &state->aft, options);
+    options_linear_finish(argp, options);
+    if (options->settings.steps)
+        choose_steps(options);
     if (options->n_isas == 0)
         add_isa(argp, "auto", options);
     if (options->n_threads == 0) {
@@ -292,6 +346,12 @@ static error_t parse_attention_option(int key, char *text, struct argp_state *ar
     case KEY_BOOL_MASK:
         settings->bool_mask = 1;
         return 0;
+    case KEY_STEP:
+        settings->steps = 1;
+        return 0;
+    case KEY_PARAMS:
+        settings->folder = text;
+        return 0;
     default:
         return parse_input_option(key, text, argp);
     }
@@ -304,6 +364,7 @@ static error_t parse_option(int key, char *text, struct argp_state *argp)
     switch (key) {
     case ARGP_KEY_INIT:
         argp->child_inputs[0] = &state->aft;
+        argp->child_inputs[1] = &options->settings.linear;
         return 0;
     case KEY_VARIANTS:
         value_names(argp, text, options, add_variant);
@@ -357,7 +418,7 @@ static char *add_variants_to_help(int key, const char *text, void *input)
         return NULL;
     fprintf(stream, "Variants:\n");
     for (const variant *const *v = variant_list; *v; v++) {
-        fprintf(stream, "  %-10s %s%s%s\n", (*v)->name, (*v)->summary, (*v)->unavailable ? "; " : "",
+        fprintf(stream, "  %-15s %s%s%s\n", (*v)->name, (*v)->summary, (*v)->unavailable ? "; " : "",
                 (*v)->unavailable ? (*v)->unavailable : "");
     }
     fprintf(stream, "\nExit codes: 0 done, 1 an input or a run failed, 2 the command line makes no sense.");
@@ -367,7 +428,11 @@ static char *add_variants_to_help(int key, const char *text, void *input)
 
 void options_parse(int argc, char **argv, compare_options *options)
 {
-    static const struct argp_child children[] = {{&options_aft_argp, 0, "The Attention-Free Transformer", 2}, {0}};
+    static const struct argp_child children[] = {
+        {&options_aft_argp, 0, "The Attention-Free Transformer", 2},
+        {&options_linear_argp, 0, "Linear attention", 2},
+        {0},
+    };
     static const struct argp parser = {
         .options = option_table,
         .children = children,

@@ -6,7 +6,7 @@
 #include "bench/rounds.h"
 #include "bench/variants.h"
 
-enum { OPTIONS_MAX_SOURCES = 32, OPTIONS_MAX_VARIANTS = 16, OPTIONS_MAX_THREADS = 16, OPTIONS_MAX_ISAS = 4 };
+enum { OPTIONS_MAX_SOURCES = 32, OPTIONS_MAX_VARIANTS = 32, OPTIONS_MAX_THREADS = 16, OPTIONS_MAX_ISAS = 4 };
 
 typedef struct compare_options {
     input_source sources[OPTIONS_MAX_SOURCES];

@@ -1,9 +1,10 @@
 #include "bench/options_aft.h"
 
+#include "bench/option_rules.h"
 #include "bench/option_values.h"
 
 /* Apart from the keys of options.c: argp hands a key to every parser that lists it. */
-enum option_key { KEY_WINDOW = 512, KEY_FACTORS, KEY_CONV_HEADS, KEY_CONV_FILTER, KEY_GRID, KEY_PARAMS, KEY_STEP };
+enum option_key { KEY_WINDOW = 512, KEY_FACTORS, KEY_CONV_HEADS, KEY_CONV_FILTER, KEY_GRID };
 
 static const struct argp_option option_table[] = {
     {"aft-window", KEY_WINDOW, "S", 0, "aft-local: the bias counts at distances below S (32)", 0},
@@ -13,14 +14,6 @@ static const struct argp_option option_table[] = {
     {"conv-heads", KEY_CONV_HEADS, "N", 0, "aft-conv: heads that all Hq D channels are cut into (8)", 0},
     {"conv-filter", KEY_CONV_FILTER, "S or RxC", 0, "aft-conv: taps of the filter (31; with --grid 11x11)", 0},
     {"grid", KEY_GRID, "HxW", 0, "aft-conv: tokens are a grid, row by row, and the filter has two dimensions", 0},
-    {"step", KEY_STEP, NULL, 0,
-     "aft-local, aft-simple, aft-conv: one token with a state, after as many others as there are keys before the last; "
-     "for inputs with one query (of --sweep Nk = N, and Nq = 1); causal",
-     0},
-    {"params", KEY_PARAMS, "FOLDER", 0,
-     "read aft.w.npy (or with --aft-factors aft.u.npy and aft.v.npy) and aft.filter.npy; without, w and filter are "
-     "random with deviation 0.1",
-     0},
     {0},
 };
 
@@ -68,13 +61,6 @@ static error_t parse_option(int key, char *text, struct argp_state *argp)
     case KEY_GRID:
         parse_grid(argp, text, given);
         return 0;
-    case KEY_STEP:
-        settings->steps = 1;
-        return 0;
-    case KEY_PARAMS:
-        settings->folder = text;
-        given->params = 1;
-        return 0;
     default:
         return ARGP_ERR_UNKNOWN;
     }
@@ -82,70 +68,37 @@ static error_t parse_option(int key, char *text, struct argp_state *argp)
 
 const struct argp options_aft_argp = {.options = option_table, .parser = parse_option};
 
-/* An option that no variant of the run looks at would mislead. */
-static void check_needed(const struct argp_state *argp, const aft_command_line *given, unsigned forms)
+static void check_needed(const struct argp_state *argp, const aft_command_line *given, const compare_options *options)
 {
-    const unsigned local = variant_aft_local.aft_form, biased = local | variant_aft_full.aft_form,
-                   conv = variant_aft_conv.aft_form, with_state = local | conv | variant_aft_simple.aft_form;
+    const unsigned local = variant_aft_local.kinds.aft, biased = local | variant_aft_full.kinds.aft,
+                   conv = variant_aft_conv.kinds.aft;
     const struct {
         int given;
         const char *option;
         unsigned forms;
-        const char *variants;
     } rules[] = {
-        {given->window, "aft-window", local, "aft-local"},
-        {given->factors, "aft-factors", biased, "aft-full or aft-local"},
-        {given->conv_heads, "conv-heads", conv, "aft-conv"},
-        {given->conv_filter, "conv-filter", conv, "aft-conv"},
-        {given->grid, "grid", conv, "aft-conv"},
-        {given->settings->steps, "step", with_state, "aft-local, aft-simple or aft-conv"},
-        {given->params, "params", biased | conv, "aft-full, aft-local or aft-conv"},
+        {given->window, "aft-window", local},
+        {given->factors, "aft-factors", biased},
+        {given->conv_heads, "conv-heads", conv},
+        {given->conv_filter, "conv-filter", conv},
+        {given->grid, "grid", conv},
     };
     for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++)
-        if (rules[i].given && (forms & rules[i].forms) == 0)
-            argp_error(argp, "--%s: only with %s in --variants", rules[i].option, rules[i].variants);
-}
-
-/* AFT has no bias of scores, and is compared with no mask but the causal one. */
-static void check_attention_options(const struct argp_state *argp, const compare_options *options)
-{
-    const input_settings *s = &options->settings;
-    const char *refused = s->window_left >= 0 || s->window_right >= 0 ? "softmax-window"
-                          : s->bool_mask                              ? "bool-mask"
-                          : s->bias                                   ? "bias"
-                                                                      : NULL;
-    for (int i = 0; refused && i < options->n_variants; i++)
-        if (options->variants[i]->aft_form != 0)
-            argp_error(argp, "--%s: not with %s", refused, options->variants[i]->name);
-}
-
-/* A step sees no later token, so that everything else of the run is causal too. */
-static void choose_steps(const struct argp_state *argp, const aft_command_line *given, compare_options *options)
-{
-    if (given->grid)
-        argp_error(argp, "--step: not with --grid");
-    for (int i = 0; i < options->n_variants; i++)
-        if (options->variants[i]->step)
-            options->variants[i] = options->variants[i]->step;
-    for (int i = 0; i < options->n_sources; i++) {
-        options->sources[i].causal = 1;
-        if (options->sweep)
-            options->sources[i].shape.n_queries = 1;
-    }
+        if (rules[i].given)
+            option_needs_variant(argp, rules[i].option, options, (variant_kinds){.aft = rules[i].forms});
 }
 
 void options_aft_finish(const struct argp_state *argp, const aft_command_line *given, compare_options *options)
 {
     aft_settings *settings = &options->settings.aft;
     for (int i = 0; i < options->n_variants; i++)
-        settings->forms |= options->variants[i]->aft_form;
-    check_needed(argp, given, settings->forms);
-    check_attention_options(argp, options);
+        settings->forms |= options->variants[i]->kinds.aft;
+    check_needed(argp, given, options);
     if (given->grid && !given->conv_filter)
         settings->filter_rows = settings->filter_columns = 11;
     if (given->conv_filter && given->filter_dimensions != (given->grid ? 2 : 1))
         argp_error(argp, "--conv-filter: %s",
                    given->grid ? "two sizes expected with --grid: RxC" : "two sizes only with --grid");
-    if (settings->steps)
-        choose_steps(argp, given, options);
+    if (given->grid && options->settings.steps)
+        argp_error(argp, "--step: not with --grid");
 }

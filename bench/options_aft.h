@@ -9,7 +9,7 @@
 /* The child's input. */
 typedef struct aft_command_line {
     aft_settings *settings;
-    int window, factors, conv_heads, conv_filter, grid, params; /* which options were given */
+    int window, factors, conv_heads, conv_filter, grid; /* which options were given */
     int filter_dimensions;
 } aft_command_line;
 

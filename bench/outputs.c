@@ -1,6 +1,7 @@
 #include "bench/outputs.h"
 
 #include "bench/aft_input.h"
+#include "bench/linear_input.h"
 #include "bench/memory.h"
 #include "bench/npy.h"
 
@@ -67,6 +68,22 @@ static int write_aft(const char *folder, const attention_input *input, char *mes
     return 0;
 }
 
+/* The files that --params reads. */
+static int write_linear(const char *folder, const attention_input *input, char *message, size_t message_bytes)
+{
+    const linear_parameters *p = &input->linear->parameters;
+    for (int i = 0; i < LINEAR_MAX_LAYERS * LINEAR_N_MATRICES; i++) {
+        const int layer = i / LINEAR_N_MATRICES;
+        const linear_matrix matrix = (linear_matrix)(i % LINEAR_N_MATRICES);
+        const heed_tensor *w = &p->matrices[0][layer][matrix];
+        char name[64];
+        linear_parameters_name(p, 0, layer, matrix, name, sizeof name);
+        if (w->data && write_tensor(folder, name, w, 3, message, message_bytes) != 0)
+            return -1;
+    }
+    return 0;
+}
+
 /* What no file of the user holds. */
 static int write_random(const char *folder, const attention_input *input, char *message, size_t message_bytes)
 {
@@ -77,8 +94,14 @@ static int write_random(const char *folder, const attention_input *input, char *
         if (tensors[i]->data && write_tensor(folder, names[i], tensors[i], rank, message, message_bytes) != 0)
             return -1;
     }
-    const int has_random_aft = input->aft && !input->settings.aft.folder;
-    return has_random_aft ? write_aft(folder, input, message, message_bytes) : 0;
+    const heed_tensor *dout = input->linear ? &input->linear->dout : NULL;
+    if (dout && dout->data && write_tensor(folder, "dout", dout, input->rank, message, message_bytes) != 0)
+        return -1;
+    if (input->settings.folder)
+        return 0;
+    if (input->aft && write_aft(folder, input, message, message_bytes) != 0)
+        return -1;
+    return input->linear ? write_linear(folder, input, message, message_bytes) : 0;
 }
 
 static int is_first_of_variant(const compare_row *rows, int i)
@@ -113,9 +136,12 @@ int outputs_write(const char *folder, const compare_row *rows, int n_rows, char 
 {
     if (make_folder(folder, message, message_bytes) != 0)
         return -1;
-    for (int i = 0; i < n_rows; i++)
-        if (is_first_of_variant(rows, i) && write_tensor(folder, rows[i].variant->name, &rows[i].setup.out,
-                                                         rows[i].setup.input->rank, message, message_bytes) != 0)
+    for (int i = 0; i < n_rows; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "%s%s", rows[i].variant->name, rows[i].variant->result == RESULT_DQ ? ".dq" : "");
+        if (is_first_of_variant(rows, i) &&
+            write_tensor(folder, name, &rows[i].setup.out, rows[i].setup.input->rank, message, message_bytes) != 0)
             return -1;
+    }
     return write_random(folder, rows[0].setup.input, message, message_bytes);
 }

@@ -47,7 +47,8 @@ static int run_cell(compare_row *row, char *message, size_t message_bytes)
     for (int i = 0; i < row->n_repeats; i++)
         if (run_once(row, &seconds[i], message, message_bytes) != 0)
             return -1;
-    const double median_ms = 1e3 * find_median(seconds, row->n_repeats);
+    const int n_calls = row->variant->n_calls > 0 ? row->variant->n_calls : 1;
+    const double median_ms = 1e3 * find_median(seconds, row->n_repeats) / n_calls;
     row->ms = median_ms < row->ms ? median_ms : row->ms;
     rest(row);
     return 0;
@@ -95,20 +96,22 @@ static int take_ceilings(const compare_row *rows, int n_rows, machine *m, char *
     for (int i = 0; i < n_rows; i++) {
         const int64_t bytes = row_bytes(&rows[i]);
         const int n_threads = rows[i].setup.n_threads;
-        int fma_taken = 0, read_taken = 0, streams_taken = row_limit(&rows[i]) != LIMIT_STREAMS;
+        const limit_kind limit = row_limit(&rows[i]);
+        int fma_taken = 0, read_taken = 0, limit_taken = limit != LIMIT_STREAMS && limit != LIMIT_UPDATE;
         for (int j = 0; j < i; j++) {
             const int same_threads = rows[j].setup.n_threads == n_threads;
             const int same_loop = same_threads && row_bytes(&rows[j]) == bytes;
             fma_taken |= same_threads && rows[j].setup.isa == rows[i].setup.isa;
             read_taken |= same_loop;
-            streams_taken |= same_loop && row_limit(&rows[j]) == LIMIT_STREAMS;
+            limit_taken |= same_loop && row_limit(&rows[j]) == limit;
         }
         if (!fma_taken && machine_take_fma(m, rows[i].setup.isa, n_threads) != 0) {
             snprintf(message, message_bytes, "out of memory for the rates");
             return -1;
         }
+        const int updates = limit == LIMIT_UPDATE;
         if ((!read_taken && machine_take_read(m, bytes, n_threads) != 0) ||
-            (!streams_taken && machine_take_streams(m, bytes, n_threads) != 0)) {
+            (!limit_taken && (updates ? machine_take_update : machine_take_streams)(m, bytes, n_threads) != 0)) {
             snprintf(message, message_bytes, "out of memory for the bandwidth loops");
             return -1;
         }

@@ -21,7 +21,7 @@ typedef struct row_rates {
     double gflops; /* 0 where the variant counts no operations */
     double fma_gflops;
     double gbytes, bandwidth_gbytes;
-    const char *limit, *unit; /* "fma" and "GFLOP/s", "bandwidth" or "streams" and "GB/s" */
+    const char *limit, *unit; /* "fma" and "GFLOP/s"; "bandwidth", "streams" or "update" and "GB/s" */
     double limit_value;       /* in that unit */
     double share;             /* of limit_value */
 } row_rates;
@@ -31,11 +31,14 @@ row_rates row_find_rates(const compare_row *row, const machine *m);
 /* What the row's time is held against. */
 limit_kind row_limit(const compare_row *row);
 
-/* Bytes that the bandwidth figures of a row are taken over. */
+/* Bytes that the bandwidth figures of a row are taken over: each that is read and written in place counts once. */
 int64_t row_bytes(const compare_row *row);
 
 /* The row of variant softmax with the input, instruction set and threads of `row`, or NULL. */
 const compare_row *row_find_softmax(const compare_row *row, const compare_row *rows, int n_rows);
+
+/* For a row of gradients, the row that they are the gradients of, or NULL. */
+const compare_row *row_find_forward(const compare_row *row, const compare_row *rows, int n_rows);
 
 /* Two rows belong to one table. */
 int row_same_input(const compare_row *a, const compare_row *b);

@@ -1,6 +1,7 @@
 #include "bench/table.h"
 
 #include "bench/check.h"
+#include "bench/linear_input.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -32,14 +33,12 @@ static void print_window_side(const char *side, int64_t size)
 /* What the forms of AFT that run were asked for. */
 static void print_aft(const aft_settings *aft)
 {
-    const unsigned local = variant_aft_local.aft_form;
-    if (aft->steps)
-        printf(", AFT one token with a state");
+    const unsigned local = variant_aft_local.kinds.aft;
     if (aft->forms & local)
         printf(", AFT window %" PRId64, aft->window);
-    if (aft->forms & (local | variant_aft_full.aft_form) && aft->n_factors > 0)
+    if (aft->forms & (local | variant_aft_full.kinds.aft) && aft->n_factors > 0)
         printf(", AFT w of %" PRId64 " factors", aft->n_factors);
-    if (!(aft->forms & variant_aft_conv.aft_form))
+    if (!(aft->forms & variant_aft_conv.kinds.aft))
         return;
     printf(", AFT filters %" PRId64 " x ", aft->conv_heads);
     if (aft->grid_width > 0)
@@ -47,6 +46,16 @@ static void print_aft(const aft_settings *aft)
                aft->grid_height, aft->grid_width);
     else
         printf("%" PRId64, aft->filter_columns);
+}
+
+/* What linear attention was asked for. */
+static void print_linear(const linear_settings *linear)
+{
+    const unsigned layered = 1u << LINEAR_OGLU | 1u << LINEAR_AOGLU;
+    if (linear->n_features > 0)
+        printf(", linear C %" PRId64, linear->n_features);
+    if ((linear->kinds & layered) != 0 && linear->n_layers > 0)
+        printf(", %" PRId64 " layer%s", linear->n_layers, linear->n_layers == 1 ? "" : "s");
 }
 
 /* Each mechanism is checked on as many rows as its reference allows. The first `n` rows of the list share an input. */
@@ -74,13 +83,16 @@ static void print_input(const compare_row *rows, int n_left)
     print_window_side("left", input->settings.window_left);
     print_window_side("right", input->settings.window_right);
     printf("%s%s", input->settings.bias ? ", bias" : "", input->settings.bool_mask ? ", boolean mask" : "");
+    if (input->settings.steps)
+        printf(", one token with a state");
     print_aft(&input->settings.aft);
+    print_linear(&input->settings.linear);
     int n = 1;
     while (n < n_left && row_same_input(&rows[0], &rows[n]))
         n++;
     print_n_checked(rows, n);
-    printf("  %-10s %-7s %7s %10s %10s %8s  %-22s %10s  %9s %9s %10s\n", "variant", "ISA", "threads", "ms", "x softmax",
-           "GFLOP/s", "share of limit", "scratch", "max error", "rel error", "to softmax");
+    printf("  %-15s %-8s %-7s %7s %10s %10s %8s  %-22s %10s  %9s %9s %10s\n", "variant", "mode", "ISA", "threads", "ms",
+           "x softmax", "GFLOP/s", "share of limit", "scratch", "max error", "rel error", "to softmax");
 }
 
 static void format_bytes(int64_t bytes, char *text, size_t size)
@@ -91,28 +103,52 @@ static void format_bytes(int64_t bytes, char *text, size_t size)
         snprintf(text, size, "%.0f KiB", (double)bytes / (1 << 10));
 }
 
-/* How many times as fast as softmax; nothing where softmax did not run. */
-static void format_speedup(const compare_row *row, const compare_row *rows, int n_rows, char *text, size_t size)
+/* How many times as fast as softmax, or of gradients how many times as long as forward; nothing where that did not
+ * run. */
+static void format_ratio(const compare_row *row, const compare_row *rows, int n_rows, char *text, size_t size)
 {
-    const compare_row *softmax = row_find_softmax(row, rows, n_rows);
-    if (!softmax)
+    const int backward = row->variant->result == RESULT_DQ;
+    const compare_row *other = (backward ? row_find_forward : row_find_softmax)(row, rows, n_rows);
+    if (!other)
         snprintf(text, size, "-");
+    else if (backward)
+        snprintf(text, size, "%.2f fwd", row->ms / other->ms);
     else
-        snprintf(text, size, "%.2f", softmax->ms / row->ms);
+        snprintf(text, size, "%.2f", other->ms / row->ms);
 }
 
 static void print_row(const compare_row *row, const compare_row *rows, int n_rows, const machine *m)
 {
     const row_rates rates = row_find_rates(row, m);
-    char scratch[24], speedup[24], gflops[24] = "-", share[48];
+    char scratch[24], ratio[24], gflops[24] = "-", share[48], distance[24] = "-";
     format_bytes(row->scratch_bytes, scratch, sizeof scratch);
     if (row->variant->flops)
         snprintf(gflops, sizeof gflops, "%.1f", rates.gflops);
-    format_speedup(row, rows, n_rows, speedup, sizeof speedup);
+    if (row->variant->result == RESULT_OUT)
+        snprintf(distance, sizeof distance, "%.1e", row->softmax_distance);
+    format_ratio(row, rows, n_rows, ratio, sizeof ratio);
     snprintf(share, sizeof share, "%3.0f %% of %.0f %s", 100 * rates.share, rates.limit_value, rates.unit);
-    printf("  %-10s %-7s %7d %10.*f %10s %8s  %-22s %10s  %9.1e %9.1e %10.1e\n", row->variant->name,
-           heed_isa_name(row->setup.isa), row->setup.n_threads, row->ms < 0.1 ? 5 : 3, row->ms, speedup, gflops, share,
-           scratch, row->max_abs_err, row->rel_err, row->softmax_distance);
+    printf("  %-15s %-8s %-7s %7d %10.*f %10s %8s  %-22s %10s  %9.1e %9.1e %10s\n", row->variant->name,
+           row->variant->mode, heed_isa_name(row->setup.isa), row->setup.n_threads, row->ms < 0.1 ? 5 : 3, row->ms,
+           ratio, gflops, share, scratch, row->max_abs_err, row->rel_err, distance);
+}
+
+/* What the columns mean that do not say so themselves. */
+static void print_legend(const compare_row *rows, int n_rows)
+{
+    int others = 0, backward = 0;
+    for (int i = 0; i < n_rows; i++) {
+        others |= rows[i].variant->kinds.aft != 0 || rows[i].variant->kinds.linear != 0;
+        backward |= rows[i].variant->result == RESULT_DQ;
+    }
+    printf(
+        "\nms: best of the rounds' medians. x softmax: how many times as fast. Errors: against the same mechanism in "
+        "float64.\n");
+    if (others)
+        printf("to softmax: |out - softmax| / |softmax|; what was not trained for it is far off.\n");
+    if (backward)
+        printf(
+            "backward: gradients of q, k, v and all matrices, errors of that of q; fwd: times as long as forward.\n");
 }
 
 void table_print(const compare_row *rows, int n_rows, const machine *m)
@@ -123,7 +159,5 @@ void table_print(const compare_row *rows, int n_rows, const machine *m)
             print_input(&rows[i], n_rows - i);
         print_row(&rows[i], rows, n_rows, m);
     }
-    printf(
-        "\nms: best of the rounds' medians. x softmax: how many times as fast. Errors: against the same mechanism in "
-        "float64.\n");
+    print_legend(rows, n_rows);
 }

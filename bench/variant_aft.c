@@ -200,12 +200,12 @@ AFT_STEP_FUNCTIONS(simple, ORACLE_AFT_SIMPLE)
 AFT_STEP_FUNCTIONS(conv, ORACLE_AFT_CONV)
 
 #define AFT_CALLS(form_name, form)                                                                                     \
-    .mode = "forward", .on_request = 1, .aft_form = 1u << (form), .prepare = prepare_##form_name, .run = run,          \
+    .mode = "forward", .on_request = 1, .kinds = {.aft = 1u << (form)}, .prepare = prepare_##form_name, .run = run,    \
     .finish = finish, .scratch_bytes = get_scratch_bytes, .release = release, .bytes = form_name##_bytes,              \
     .reference_row = form_name##_reference_row, .reference_cost = form_name##_reference_cost
 
 #define AFT_STEPS(form_name, form)                                                                                     \
-    .mode = "step", .on_request = 1, .aft_form = 1u << (form), .prepare = prepare_##form_name##_step,                  \
+    .mode = "step", .on_request = 1, .kinds = {.aft = 1u << (form)}, .prepare = prepare_##form_name##_step,            \
     .run = aft_step_run, .finish = aft_step_finish, .scratch_bytes = aft_step_scratch_bytes,                           \
     .release = aft_step_release, .bytes = form_name##_step_bytes, .reference_row = form_name##_reference_row,          \
     .reference_cost = form_name##_reference_cost, .limit = LIMIT_BANDWIDTH
@@ -229,6 +229,7 @@ static const variant conv_step = {
 
 const variant variant_aft_full = {
     .name = "aft-full",
+    .has_parameters = 1,
     .summary = "AFT with a bias for every pair; all heads as the channels of one",
     .flops = full_flops,
     AFT_CALLS(full, ORACLE_AFT_FULL),
@@ -236,6 +237,7 @@ const variant variant_aft_full = {
 
 const variant variant_aft_local = {
     .name = "aft-local",
+    .has_parameters = 1,
     .summary = "AFT with a bias within --aft-window",
     .flops = local_flops,
     .step = &local_step,
@@ -252,6 +254,7 @@ const variant variant_aft_simple = {
 
 const variant variant_aft_conv = {
     .name = "aft-conv",
+    .has_parameters = 1,
     .summary = "AFT with a filter as bias; each head's first channel is its key",
     .flops = conv_flops,
     .step = &conv_step,

@@ -82,15 +82,6 @@ static heed_status step(const step_state *s, const heed_tensor *q, const heed_te
     }
 }
 
-/* Tokens [first, first + n) of a view. */
-static heed_tensor take_tokens(const heed_tensor *t, int64_t first, int64_t n)
-{
-    heed_tensor part = *t;
-    part.data = (float *)t->data + first * t->stride[2];
-    part.shape[2] = n;
-    return part;
-}
-
 /* All tokens but the last. Their queries and biases do not reach the state. */
 static heed_status take_prefix(step_state *s, const heed_tensor *k, const heed_tensor *v)
 {
@@ -99,7 +90,7 @@ static heed_status take_prefix(step_state *s, const heed_tensor *k, const heed_t
     const int64_t n_tokens = k->shape[2] - 1;
     for (int64_t first = 0, n = 0; first < n_tokens; first += n) {
         n = n_tokens - first < PREFIX_TOKENS ? n_tokens - first : PREFIX_TOKENS;
-        const heed_tensor new_k = take_tokens(k, first, n), new_v = take_tokens(v, first, n);
+        const heed_tensor new_k = input_take_tokens(k, first, n), new_v = input_take_tokens(v, first, n);
         heed_tensor q = s->q, out = s->out;
         q.shape[2] = out.shape[2] = n;
         q.stride[2] = 0;
@@ -120,7 +111,7 @@ static void set_options(step_state *s)
     s->options = aft_input_options(input, s->form);
     s->options.mask = NULL;
     if (s->options.key_factors) {
-        s->key_factors = take_tokens(s->options.key_factors, input->shape.n_keys - window, window);
+        s->key_factors = input_take_tokens(s->options.key_factors, input->shape.n_keys - window, window);
         s->options.key_factors = &s->key_factors;
     }
 }
@@ -149,8 +140,8 @@ void *aft_step_prepare(oracle_aft_form form, const variant_setup *setup, char *m
     s->setup = *setup;
     s->form = form;
     s->q = conv ? a->conv_q : a->q;
-    s->k = take_tokens(k, k->shape[2] - 1, 1);
-    s->v = take_tokens(v, v->shape[2] - 1, 1);
+    s->k = input_take_tokens(k, k->shape[2] - 1, 1);
+    s->v = input_take_tokens(v, v->shape[2] - 1, 1);
     set_options(s);
     if (take_memory(s) != 0) {
         snprintf(message, message_bytes, "out of memory for the state");

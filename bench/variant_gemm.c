@@ -12,7 +12,7 @@
 
 #ifdef HEED_HAVE_BLAS
 
-#include "bench/clock.h"
+#include "bench/blas_way.h"
 #include "bench/loops.h"
 #include "bench/memory.h"
 #include "bench/parallel.h"
@@ -24,21 +24,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* OpenBLAS's own call; its header would bring all of BLAS along. */
-extern void openblas_set_num_threads(int n_threads);
-
-/* How n threads share the work: matrices side by side, or threads inside one product and inside one softmax. */
-typedef struct gemm_way {
-    int n_matrices; /* matrices S at one time, each with a worker of its own */
-    int n_row_threads;
-    int n_blas_threads;
-} gemm_way;
-
 typedef struct gemm_state {
     variant_setup setup;
     const heed_kernels *kernels;
     const bench_loops *loops;
-    gemm_way way;
+    blas_way way;
     float scale, log2_e;
     int rows_are_heads;  /* Nq = 1: the rows of S are the query heads of one kv head, not tokens */
     int64_t n_products;  /* pairs of products: B Hq, or B Hkv where rows are heads */
@@ -139,7 +129,7 @@ static void run_product(gemm_product *p)
 
     heed_gemm(1, s->n_rows, n_keys, d, s->scale * s->log2_e, p->q, p->q_stride, p->k, in->k.stride[2], 0, p->scores,
               n_keys);
-    parallel_run(s->way.n_row_threads, weigh_rows, p);
+    parallel_run(s->way.n_loop_threads, weigh_rows, p);
     heed_gemm(0, s->n_rows, dv, n_keys, 1, p->scores, n_keys, p->v, in->v.stride[2], 0, p->out, p->out_stride);
     for (int64_t r = 0; r < s->n_rows; r++)
         s->loops->scale(p->out + r * p->out_stride, p->inverse_sums[r], dv);
@@ -161,8 +151,8 @@ static int run(void *state, char *message, size_t message_bytes)
     gemm_state *s = state;
     (void)message;
     (void)message_bytes;
-    openblas_set_num_threads(s->way.n_blas_threads);
-    parallel_run(s->way.n_matrices, run_products, s);
+    blas_way_take(s->way);
+    parallel_run(s->way.n_heads, run_products, s);
     return 0;
 }
 
@@ -187,38 +177,11 @@ static int allocate(gemm_state *s, int n_matrices)
     return s->scores && s->inverse_sums ? 0 : -1;
 }
 
-/* The best run of 50 ms, at least three: the first ones wake threads, and a busy moment must not decide. */
-static double try_way(gemm_state *s, const gemm_way *way)
+static void run_way(void *state, blas_way way)
 {
-    const double start = clock_seconds();
-    double best = INFINITY;
-    s->way = *way;
-    for (int i = 0; i < 3 || clock_seconds() - start < 50e-3; i++) {
-        const double run_start = clock_seconds();
-        run(s, NULL, 0);
-        const double seconds = clock_seconds() - run_start;
-        best = seconds < best ? seconds : best;
-    }
-    return best;
-}
-
-/* Matrices side by side come first: the others leave threads of OpenBLAS busy for a while. */
-static void choose_way(gemm_state *s)
-{
-    const int n = s->setup.n_threads;
-    const gemm_way ways[] = {{n, 1, 1}, {1, n, n}, {1, 1, n}};
-    gemm_way fastest = ways[0];
-    if (n > 1) {
-        double best = try_way(s, &ways[0]);
-        for (int i = 1; i < 3; i++) {
-            const double seconds = try_way(s, &ways[i]);
-            if (seconds < best) {
-                best = seconds;
-                fastest = ways[i];
-            }
-        }
-    }
-    s->way = fastest;
+    gemm_state *s = state;
+    s->way = way;
+    run(s, NULL, 0);
 }
 
 static void *prepare(const variant_setup *setup, char *message, size_t message_bytes)
@@ -248,14 +211,14 @@ static void *prepare(const variant_setup *setup, char *message, size_t message_b
         release(s);
         return NULL;
     }
-    choose_way(s);
+    s->way = blas_way_choose(setup->n_threads, run_way, s);
     return s;
 }
 
 static int64_t get_scratch_bytes(const void *state)
 {
     const gemm_state *s = state;
-    return (int64_t)sizeof(float) * s->way.n_matrices * s->n_rows * (s->setup.input->shape.n_keys + 1);
+    return (int64_t)sizeof(float) * s->way.n_heads * s->n_rows * (s->setup.input->shape.n_keys + 1);
 }
 
 const variant variant_gemm = {

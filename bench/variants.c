@@ -3,9 +3,25 @@
 #include <string.h>
 
 const variant *const variant_list[] = {
-    &variant_softmax,  &variant_gemm, &variant_aft_full, &variant_aft_local, &variant_aft_simple,
-    &variant_aft_conv, NULL,
+    &variant_softmax,
+    &variant_gemm,
+    &variant_aft_full,
+    &variant_aft_local,
+    &variant_aft_simple,
+    &variant_aft_conv,
+    &variant_linear_elu1,
+    &variant_linear_softplus,
+    &variant_linear_oglu,
+    &variant_linear_aoglu,
+    &variant_linear_favor,
+    &variant_linear_blas,
+    NULL,
 };
+
+int64_t variant_n_channels(const variant *v, const attention_input *input)
+{
+    return v->result == RESULT_DQ ? input->shape.n_channels : input->shape.n_value_channels;
+}
 
 const variant *variant_find(const char *name)
 {

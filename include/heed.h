@@ -18,7 +18,8 @@
  *
  * Every mechanism has the same verbs: forward, backward, step (the next tokens, with a state) and merge (two partial
  * results over different keys). This version holds softmax attention and the
- * Attention-Free Transformer (AFT), both forward, the steps of AFT, and merge.
+ * Attention-Free Transformer (AFT), both forward, the steps of AFT, merge, and linear attention with all verbs, its
+ * feature maps and the weights to begin training them with.
  *
  * Rules that hold everywhere
  * --------------------------
@@ -187,6 +188,7 @@ typedef struct heed_context heed_context;
  *  |-----------|----------------------------------------------------------------------------------------|
  *  | softmax   | D, Dv <= 1024                                                                          |
  *  | AFT       | D, d' <= 1024, windows of any size, filters of 512 taps, of 31 x 31 on grids 256 wide  |
+ *  | linear    | D, Dv, C and the widths of layers <= 1024; backward: <= 256, 4 layers                  |
  *  | merge     | any (needs none)                                                                       |
  *
  *  @param config         NULL means #HEED_CONFIG_INIT
@@ -216,8 +218,10 @@ typedef struct heed_report {
     const char *path;             /**< the path taken, a constant string: "softmax-tiles", "softmax-ranges" (few query
                                        rows, keys cut into ranges), "aft-rows" (key by key), "aft-scan" (one pass for
                                        all rows), "aft-blocks" (matrix products), "aft-window", "aft-conv", "aft-grid"
-                                       (the same within a window), "aft-steps", "aft-filter", "aft-gate", "merge", or
-                                       "none" before the first call */
+                                       (the same within a window), "aft-steps", "aft-filter", "aft-gate",
+                                       "linear-sums" (all keys, then all rows), "linear-chunks" (causal),
+                                       "linear-steps", "linear-merge", "feature-map", "init-orthogonal", "init-he",
+                                       "init-favor", "orthogonality", "merge", or "none" before the first call */
     int64_t n_tasks;              /**< independent tasks the work was cut into */
     int n_workers;                /**< most workers that may have run at once; 1: no thread was woken */
     int64_t scratch_bytes;        /**< scratch the call carved, all workers together */
@@ -607,6 +611,294 @@ HEED_API heed_status heed_aft_conv_step(heed_context *context, const heed_tensor
                                         const heed_tensor *v, const heed_tensor *filter,
                                         const heed_aft_options *options, const heed_aft_conv_state *state,
                                         const heed_tensor *out);
+
+/** @}
+ *  @defgroup features Feature maps
+ *
+ *  Linear attention puts phi(q).phi(k) in the place of exp(q.k). A feature map phi is data: a stack of layers, applied to
+ *  the row of each token and head, each with weights of its own for every head, or one set for all.
+ *  @{ */
+
+/** What a layer computes from its row x: y = ..., element by element unless a matrix is named. sigmoid(s) of a unit with
+ *  a gate is s = x wg, or s = (x a) b where a and b are given in its place: a gate of rank r (AOGLU). */
+typedef enum heed_feature_kind {
+    HEED_FEATURE_ELU1 = 1,      /**< elu(x) + 1: x + 1 where x > 0, else exp(x) (Katharopoulos et al. 2020, eq. 7) */
+    HEED_FEATURE_RELU = 2,      /**< max(x, 0) + eps */
+    HEED_FEATURE_SOFTPLUS = 3,  /**< softplus(x wf), the linear kernel of Yorsh and Kovalenko 2022 */
+    HEED_FEATURE_GLU = 4,       /**< (x wf) sigmoid(s), their hidden unit; GLU, OGLU and AOGLU alike */
+    HEED_FEATURE_GLU_LAST = 5,  /**< softplus(x wf) sigmoid(s), their last unit */
+    HEED_FEATURE_FAVOR = 6,     /**< positive random features of exp(q.k / sqrt(D)), see heed_feature_layer.omega */
+    HEED_FEATURE_FAVOR_RELU = 7 /**< max(x D^-1/4 omega, 0) + eps */
+} heed_feature_kind;
+
+/** One layer. Matrices are float32 (1, H or 1, in, out); those that the kind does not name are NULL. Start with {0}.
+ *
+ *  FAVOR+ (Choromanski et al. 2021, Lemma 1): with x' = x D^-1/4 and C columns w_c of omega
+ *
+ *      phi_c = (exp(w_c.x' - |x'|^2 / 2 - m) + eps) / sqrt(C)
+ *
+ *  where m is there for the range of float32 alone: for keys a constant of the map, max(0, max_c |w_c|^2 / 2 - 60), so
+ *  that states can be kept and merged and no token depends on others; for queries what makes the largest exponent 0, which
+ *  leaves the row of attention as it is. Only the last layer may be of this kind. */
+typedef struct heed_feature_layer {
+    heed_feature_kind kind;   /**< what it computes */
+    float eps;                /**< RELU and FAVOR kinds: added to each feature, finite and >= 0; else 0 */
+    const heed_tensor *wf;    /**< SOFTPLUS, GLU kinds: (1, H or 1, in, out) */
+    const heed_tensor *wg;    /**< GLU kinds: (1, H or 1, in, out), or NULL with a and b */
+    const heed_tensor *a;     /**< GLU kinds: (1, H or 1, in, r), with b */
+    const heed_tensor *b;     /**< GLU kinds: (1, H or 1, r, out) */
+    const heed_tensor *omega; /**< FAVOR kinds: (1, H or 1, in, out); a projection is a column */
+} heed_feature_layer;
+
+/** A feature map: its layers, first to last. Without layers it is the identity, for features that were computed
+ *  elsewhere. Fill with #HEED_FEATURE_MAP_INIT. */
+typedef struct heed_feature_map {
+    size_t struct_size;               /**< sizeof(heed_feature_map) */
+    const heed_feature_layer *layers; /**< [n_layers]; may be NULL where there is none */
+    int64_t n_layers;                 /**< 0 to 8 */
+} heed_feature_map;
+
+/* clang-format off */
+/** The identity. */
+#define HEED_FEATURE_MAP_INIT {sizeof(heed_feature_map), NULL, 0}
+/* clang-format on */
+
+/** Whose features: it matters to HEED_FEATURE_FAVOR alone. */
+typedef enum heed_feature_side {
+    HEED_FEATURES_OF_KEYS = 0,   /**< m is a constant of the map */
+    HEED_FEATURES_OF_QUERIES = 1 /**< m follows from the row */
+} heed_feature_side;
+
+/** out = phi(x), row by row.
+ *
+ *  @param context   what it runs on
+ *  @param x         float32 (B, H, N, D)
+ *  @param features  the map; weights of H heads or 1
+ *  @param side      whose features
+ *  @param out       float32 (B, H, N, C), C as the last layer has it
+ *
+ *  softplus and sigmoid are within 4 ulp of the value at their float32 argument, whatever it is; what would come out below 2^-126 may be 0. Sums of
+ *  products are float32 sums of `in` terms.
+ *
+ *  Returns HEED_OK or HEED_ERROR_ARGUMENT, _SHAPE, _STRIDE, _OVERLAP, _DTYPE, _UNSUPPORTED (HEED_FEATURE_FAVOR before
+ *  another layer), _SCRATCH, _BUSY. Safe from any thread with a context of its own. */
+HEED_API heed_status heed_feature_map_apply(heed_context *context, const heed_tensor *x,
+                                            const heed_feature_map *features, heed_feature_side side,
+                                            const heed_tensor *out);
+
+/** The scratch that heed_feature_map_apply() asks for, for each worker, in bytes: from D and the widths of the layers.
+ *  Only the shapes of tensors are read. Errors: HEED_ERROR_ARGUMENT, _SHAPE, _UNSUPPORTED; *bytes is then left as it is.
+ *  Safe from any thread. */
+HEED_API heed_status heed_feature_map_scratch_bytes(const heed_tensor *x, const heed_feature_map *features,
+                                                    int64_t *bytes);
+
+/** @}
+ *  @defgroup linear Linear attention
+ *  @{ */
+
+/** Options of linear attention. Fill with #HEED_LINEAR_OPTIONS_INIT. */
+typedef struct heed_linear_options {
+    size_t struct_size;                     /**< sizeof(heed_linear_options) */
+    const heed_feature_map *features;       /**< phi of keys, and of queries unless query_features: weights of Hkv heads
+                                                 or 1, and query head h takes those of its kv head. NULL: elu(x) + 1 */
+    const heed_feature_map *query_features; /**< phi of queries: weights of Hq heads or 1; as many features. Or NULL */
+    float eps;                              /**< added to each denominator; finite and >= 0 */
+    const heed_mask *mask; /**< or NULL: everybody sees everybody. No window_left; `visible` hides keys:
+                                                 (B or 1, 1, 1, Nk), or with Hq = Hkv (B or 1, Hq, 1, Nk) */
+    int accumulate;        /**< backward: non-zero adds to the gradients; else they are overwritten */
+} heed_linear_options;
+
+/* clang-format off */
+/** phi(x) = elu(x) + 1, eps 1e-6, no mask. */
+#define HEED_LINEAR_OPTIONS_INIT {sizeof(heed_linear_options), NULL, NULL, 1e-6f, NULL, 0}
+/* clang-format on */
+
+/** What linear attention keeps of the tokens so far: constant size, in the caller's memory.
+ *
+ *  sums and norms are S = sum_j phi(k_j)^T v_j and z = sum_j phi(k_j) over all tokens but the latest ones: these wait in
+ *  `recent` rows, token t in row t % P, and join the sums together, so that a step reads the sums without writing them,
+ *  and nothing small gets lost beside them. Rows that wait for nobody have features and values of 0.
+ *
+ *  Two states over different tokens are merged by addition (heed_linear_state_merge()). heed_linear_forward() leaves no
+ *  token waiting, and takes states without recent rows too (P = 0); so does heed_linear_backward(), which takes no others.
+ *
+ *  In the memory of `_state_view` lie n_tokens, then for each sequence one behind the other its sums, norms, recent
+ *  features and recent values, heads outermost, without gaps: a sequence is one piece, state.sums.stride[0] floats long,
+ *  which with its n_tokens can be copied, kept and sent. But any views of the right shapes are a state. */
+typedef struct heed_linear_state {
+    heed_tensor sums;            /**< S, float32 (B, Hkv, C, Dv) */
+    heed_tensor norms;           /**< z, float32 (B, Hkv, 1, C) */
+    heed_tensor recent_features; /**< float32 (B, Hkv, P, C) */
+    heed_tensor recent_values;   /**< float32 (B, Hkv, P, Dv) */
+    int64_t *n_tokens;           /**< [B], the tokens so far */
+} heed_linear_state;
+
+/** The memory of a state: 8 B + 4 B Hkv (C Dv + C + P (C + Dv)) bytes. P = 16 serves steps well. Errors:
+ *  HEED_ERROR_ARGUMENT (NULL), _SHAPE (negative sizes, no feature or channel, 2^60 elements or more); *bytes is then left
+ *  as it is. Safe from any thread. */
+HEED_API heed_status heed_linear_state_bytes(int64_t batch, int64_t kv_heads, int64_t n_features, int64_t channels,
+                                             int64_t recent_tokens, int64_t *bytes);
+
+/** The state in `memory`, aligned to eight bytes, which is neither read nor written. No errors: sizes are checked by the
+ *  call that takes the state. Safe from any thread. */
+HEED_API heed_linear_state heed_linear_state_view(void *memory, int64_t batch, int64_t kv_heads, int64_t n_features,
+                                                  int64_t channels, int64_t recent_tokens);
+
+/** Starts sequence b anew, or all of them with b = -1: everything 0. Errors: HEED_ERROR_ARGUMENT (NULL, b), and those of
+ *  the parts as in heed_linear_step(); nothing is then written. Safe from any thread that nobody else races for the
+ *  state. */
+HEED_API heed_status heed_linear_state_reset(const heed_linear_state *state, int64_t b);
+
+/** The state over the tokens of both: sums, norms and numbers of tokens added up, recent rows of both taken in. All three
+ *  have the same B, Hkv, C and Dv; P is each one's own. out may be exactly a or b; no other overlap.
+ *  Returns HEED_OK or HEED_ERROR_ARGUMENT, _SHAPE, _STRIDE, _OVERLAP, _DTYPE, _BUSY. */
+HEED_API heed_status heed_linear_state_merge(heed_context *context, const heed_linear_state *a,
+                                             const heed_linear_state *b, const heed_linear_state *out);
+
+/** Linear attention:
+ *
+ *      out_i = phi(q_i) S_i / (phi(q_i) z_i + eps),   S_i = sum_j phi(k_j)^T v_j,   z_i = sum_j phi(k_j)
+ *
+ *  over the keys j that query i sees, and those of the state. "Transformers are RNNs" (Katharopoulos et al. 2020),
+ *  equations 5, and 9 to 12 where causal; with phi of "Linear Self-Attention with trainable feed-forward kernels" (Yorsh
+ *  and Kovalenko 2022), or of "Rethinking Attention with Performers" (Choromanski et al. 2021). Keys are hidden after phi,
+ *  as in no other way padding has no effect: phi(0) is not 0. phi(k) is never stored for more than a block of keys.
+ *
+ *  @param context  what it runs on
+ *  @param q    float32 (B, Hq, Nq, D)
+ *  @param k    float32 (B, Hkv, Nk, D); Hq is a multiple of Hkv, and query head h uses kv head h / (Hq / Hkv)
+ *  @param v    float32 (B, Hkv, Nk, Dv)
+ *  @param options  or NULL: #HEED_LINEAR_OPTIONS_INIT
+ *  @param state  or NULL; the keys of earlier calls, which every query sees. The visible keys of this call join it.
+ *  @param out  float32 (B, Hq, Nq, Dv)
+ *
+ *  D, Dv >= 1; B, Hq, Nq or Nk = 0 is legal. Rows that see no key give 0, and so do rows whose denominator is 0 or
+ *  denormal, and rows beyond query_lengths. q and k have as many channels as their maps take.
+ *
+ *  In time O((Nq + Nk) C (D + Dv)). Causal, and with window_right: blocks of rows, each over the sums before it.
+ *
+ *  Error against float64 where no feature is negative: on random inputs at most 1e-5 max|v|, Nk <= 32768. Features of
+ *  both signs may cancel in the denominator; then it grows as their sum of sizes over the denominator.
+ *
+ *  Returns HEED_OK or HEED_ERROR_ARGUMENT, _SHAPE, _STRIDE, _OVERLAP, _DTYPE, _UNSUPPORTED (window_left, a `visible` that
+ *  hides single keys from single rows), _SCRATCH, _BUSY. Safe from any thread with a context of its own, as long as nobody
+ *  else uses the state. */
+HEED_API heed_status heed_linear_forward(heed_context *context, const heed_tensor *q, const heed_tensor *k,
+                                         const heed_tensor *v, const heed_linear_options *options,
+                                         const heed_linear_state *state, const heed_tensor *out);
+
+/** The next N >= 0 tokens of each sequence, one by one: for each the row that causal heed_linear_forward() gives over all
+ *  tokens so far, up to rounding. In time O(C (D + Dv)) for a token, whatever came before; many tokens at once are faster
+ *  in heed_linear_forward() with the state. The same tokens give the same bits, however they are cut into steps.
+ *
+ *  @param context  what it runs on
+ *  @param q    float32 (B, Hq, N, D), the new tokens
+ *  @param k    float32 (B, Hkv, N, D)
+ *  @param v    float32 (B, Hkv, N, Dv)
+ *  @param options  or NULL: #HEED_LINEAR_OPTIONS_INIT. The mask is NULL or causal, and may have `query_lengths`: the new
+ *                  tokens of each sequence that count, 0 for one that waits. Rows beyond give 0.
+ *  @param state  of the tokens so far, with one recent row or more; goes on
+ *  @param out  float32 (B, Hq, N, Dv)
+ *
+ *  No part of the state may overlap another one, or any other argument. Errors and all else as in heed_linear_forward(). */
+HEED_API heed_status heed_linear_step(heed_context *context, const heed_tensor *q, const heed_tensor *k,
+                                      const heed_tensor *v, const heed_linear_options *options,
+                                      const heed_linear_state *state, const heed_tensor *out);
+
+/** Gradients of a loss with respect to everything that heed_linear_forward() reads, from `dout`, that with respect to its
+ *  out. Everything is computed again in blocks: nothing of size N x C is kept.
+ *
+ *  @param context  what it runs on
+ *  @param q        as in heed_linear_forward(), like k, v and options
+ *  @param k        see q
+ *  @param v        see q
+ *  @param options  see q; with `accumulate`
+ *  @param dout     float32 (B, Hq, Nq, Dv)
+ *  @param state_in    the state before the call, or NULL; without recent rows
+ *  @param dstate_out  the gradient with respect to the state after it, or NULL: that of the later part of a sequence
+ *  @param dq       float32 like q, or NULL where it is not wanted; so are all that follow
+ *  @param dk       float32 like k
+ *  @param dv       float32 like v
+ *  @param dfeatures  a map of the same kinds and shapes as options.features, whose matrices receive gradients; NULL ones
+ *                    are not wanted. Summed over batch, tokens, and the heads that share a weight, in a fixed order.
+ *  @param dquery_features  the same for options.query_features
+ *  @param dstate_in  receives the gradient with respect to state_in: sums and norms; n_tokens is not looked at
+ *
+ *  A sequence cut into parts, each with the state of the one before, has the gradients of the whole: the parts are gone
+ *  through backwards, and dstate_in of one is dstate_out of the one before. m of HEED_FEATURE_FAVOR counts as a constant:
+ *  exact where eps is 0.
+ *
+ *  Error against float64 on random inputs where no feature is negative: at most 2e-5 of the largest element of each
+ *  gradient.
+ *
+ *  Returns as heed_linear_forward(). */
+HEED_API heed_status heed_linear_backward(heed_context *context, const heed_tensor *q, const heed_tensor *k,
+                                          const heed_tensor *v, const heed_linear_options *options,
+                                          const heed_tensor *dout, const heed_linear_state *state_in,
+                                          const heed_linear_state *dstate_out, const heed_tensor *dq,
+                                          const heed_tensor *dk, const heed_tensor *dv,
+                                          const heed_feature_map *dfeatures, const heed_feature_map *dquery_features,
+                                          const heed_linear_state *dstate_in);
+
+/** The scratch that heed_linear_forward() and heed_linear_step() ask for, for each worker, in bytes: from D, Dv, C and the
+ *  widths of the layers, never from B, H, Nq or Nk. Only shapes are read. Errors: HEED_ERROR_ARGUMENT, _SHAPE,
+ *  _UNSUPPORTED; *bytes is then left as it is. Safe from any thread. */
+HEED_API heed_status heed_linear_scratch_bytes(const heed_tensor *q, const heed_tensor *k, const heed_tensor *v,
+                                               const heed_linear_options *options, int64_t *bytes);
+
+/** The same for heed_linear_backward(). */
+HEED_API heed_status heed_linear_backward_scratch_bytes(const heed_tensor *q, const heed_tensor *k,
+                                                        const heed_tensor *v, const heed_linear_options *options,
+                                                        int64_t *bytes);
+
+/** @}
+ *  @defgroup initialisers Weights to begin with
+ *
+ *  For feature maps that are trained. Numbers come from Philox (Salmon et al. 2011) and the Box-Muller transform, in
+ *  float64: the same seed gives the same weights on every machine, to 1 ulp. Heads, rows and columns are counted on their
+ *  own, so a head has the same weights whatever the number of heads. Each of the three kinds has numbers of its own; two
+ *  matrices of one kind want two seeds. At most 2^32 heads, rows and columns; in, out >= 1; H = 0 is legal.
+ *
+ *  Scratch of a worker: 8 in out bytes for orthogonal, 8 in min(in, out) for FAVOR+, none for He, and for the penalty 8 in
+ *  and 8 out, each rounded up to 64; the default has room for 512 x 512. The report says "init-orthogonal", "init-he",
+ *  "init-favor" and "orthogonality".
+ *  @{ */
+
+/** w with orthonormal rows, or columns where it has more rows than columns, for each head: a Gaussian matrix,
+ *  orthogonalised by the modified Gram-Schmidt process, twice, in float64. The wf of OGLU and AOGLU units.
+ *
+ *  @param context  what it runs on
+ *  @param seed     any number
+ *  @param w        float32 (1, H, in, out)
+ *
+ *  Returns HEED_OK or HEED_ERROR_ARGUMENT, _SHAPE, _STRIDE, _OVERLAP, _DTYPE, _SCRATCH, _BUSY. Safe from any thread with a
+ *  context of its own. */
+HEED_API heed_status heed_init_orthogonal(heed_context *context, uint64_t seed, const heed_tensor *w);
+
+/** w from N(0, 2 / in), as He et al. 2015: the gates wg, a and b. Arguments and errors as in heed_init_orthogonal(). */
+HEED_API heed_status heed_init_he(heed_context *context, uint64_t seed, const heed_tensor *w);
+
+/** omega of FAVOR+: Gaussian columns, those of each block of `in` orthogonal to each other: orthonormal ones, each as long
+ *  as an independent Gaussian vector of `in` numbers (Choromanski et al. 2021, section 2.4). Arguments and errors as in
+ *  heed_init_orthogonal(). */
+HEED_API heed_status heed_init_favor(heed_context *context, uint64_t seed, const heed_tensor *omega);
+
+/** The penalty that keeps w orthogonal in training,
+ *
+ *      lambda / (H in^2) sum_h |w_h w_h^T - I|^2        (the squared Frobenius norm; Yorsh and Kovalenko 2022)
+ *
+ *  and its gradient 4 lambda / (H in^2) (w_h w_h^T - I) w_h.
+ *
+ *  @param context  what it runs on
+ *  @param w        float32 (1, H, in, out)
+ *  @param lambda   finite
+ *  @param penalty  receives the value, or NULL
+ *  @param dw       float32 like w, or NULL; the gradient is added to it with `accumulate`, else it is overwritten
+ *  @param accumulate  see dw
+ *
+ *  Computed in float64 and rounded once. Errors as in heed_init_orthogonal(). */
+HEED_API heed_status heed_orthogonality_penalty(heed_context *context, const heed_tensor *w, float lambda,
+                                                double *penalty, const heed_tensor *dw, int accumulate);
 
 /** @}
  *  @defgroup merge Merge

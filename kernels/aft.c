@@ -5,7 +5,7 @@
  * it, so that nearly every key costs one exponential and no rescale, and no later key has a say in an earlier result.
  * It is kept as its two parts. k + w in one number would round at the size of k, which may be 1e4, and an error of a
  * score is a relative error of its weight; the differences from a near reference are small. */
-#include "kernels/exp.h"
+#include "kernels/activations.h"
 
 enum { WEIGH_AHEAD = 16, KEYS_TOGETHER = 6 };
 
@@ -238,13 +238,6 @@ int HEED_FN(aft_weigh)(float *restrict e, int64_t panel_stride, const float *ref
     }
     *n_clean = clean < j ? clean : j;
     return j;
-}
-
-/* 1 / (1 + e^-q). Far down it is e^q, whose inverse may overflow: what would come out below 2^-126 is 0. */
-HEED_INLINE vf sigmoid(vf q)
-{
-    vf y = vf_reciprocal(vf_add(vf_set1(1.0f), exp_vector(vf_sub(vf_zero(), q))));
-    return vf_select(vf_lt(q, vf_set1(-87.33654f)), vf_zero(), y);
 }
 
 HEED_INLINE void store_gated(float *out, const float *q, vf x, int width)

@@ -24,11 +24,12 @@ HEED_INLINE vf exp2_bounded(vf x)
 
 HEED_INLINE vf exp2_vector(vf x) { return exp2_bounded(vf_min(vf_set1(128.0f), x)); }
 
-/* ln 2 is subtracted in two parts, the first of 11 bits, so that n times it is exact. From -104 on down the result is 0
- * on every ISA; where vf_scale2 takes a clamped exponent, what the polynomial makes of a larger fraction meets a 0. */
-HEED_INLINE vf exp_vector(vf x)
+/* e^x, x <= 89 or NaN. ln 2 is subtracted in two parts, the first of 11 bits, so that n times it is exact. From -104 on
+ * down the result is 0 on every ISA; where vf_scale2 takes a clamped exponent, what the polynomial makes of a larger
+ * fraction meets a 0. */
+HEED_INLINE vf exp_below(vf x)
 {
-    x = vf_max(vf_set1(-104.0f), vf_min(vf_set1(89.0f), x));
+    x = vf_max(vf_set1(-104.0f), x);
     vf n = vf_clamp_exponent(vf_round(vf_mul(x, vf_set1(1.442695022f))), -127.0f);
     vf f = vf_fma(n, vf_set1(-6.928710938e-01f), x);
     f = vf_fma(n, vf_set1(-2.760868229e-04f), f);
@@ -40,6 +41,8 @@ HEED_INLINE vf exp_vector(vf x)
     y = vf_fma(y, f, vf_set1(1.0f));
     return vf_scale2(y, n);
 }
+
+HEED_INLINE vf exp_vector(vf x) { return exp_below(vf_min(vf_set1(89.0f), x)); }
 
 /* e^x for weights, x <= 88 or NaN: 2 ulp, and what x log2 e is off by, |x| 1.25 2^-24 of the result: a rounding, and the
  * rest of the constant. */

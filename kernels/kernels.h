@@ -15,6 +15,7 @@ enum {
     HEED_TILE_VECTORS = 3,    /* vectors in the widest tile: 8 keys x 3 vectors fill the registers */
     HEED_MAX_TILE_LANES = 48, /* lanes of the widest tile on any ISA (AVX-512: 3 x 16) */
     HEED_BLOCK_KEYS = 128,    /* keys in a block of scores: 128 x 48 floats stay in L1 */
+    FEATURE_PANEL = 64,       /* features whose rows lie together: one row fills the widest tile of mix_rows */
     AFT_PANEL = 32            /* channels whose num and den lie together: one row of both fills the widest tile of
                                  mix_rows, and a block of them, 32 KiB, stays in L1 */
 };
@@ -96,15 +97,29 @@ enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STA
  * aft_ratio      out[c] = gate num / den of channel c, whose sums stand in panels as aft_weigh lays them out; gate as in
  *                aft_row. Returns non-zero when a den lies below AFT_SMALLEST_PROOF or a num / den is not finite: those
  *                results prove nothing. Asks for out and q `ahead` floats further on.
- * mix_rows       o[t * o_stride + c] = that rescale[t] + sum_j p[t * p_stride + j * p_step] e[j * e_stride + c], t < n_rows,
- *                j < n_keys, c < n_channels; the sum in the order of j from zero, so that rows and channels have the same
- *                bits whatever goes with them
+ * mix_rows       o[t * o_stride + c] = that rescale[t], or where rescale is NULL nothing, whatever stood there,
+ *                + sum_j p[t * p_stride + j * p_step] e[j * e_stride + c], t < n_rows, j < n_keys, c < n_channels; the
+ *                sum in the order of j from zero, so that rows and channels have the same bits whatever goes with them
  * scale_rows     o[t * o_stride + c] *= factor[c], t < n_rows, c < n_channels
  * tap_rows       AFT-conv: p[j * n_rows + t] = taps[j * n_rows + t] e[j], j < n_keys, t < n_rows;
  *                den[t * den_stride] += sum_j p[j * n_rows + t], with the bits that mix_rows has from values of 1
  * ratio_rows     out[r * out_stride + c] = gate num[c] / den for n_rows <= 32 rows of sums, num [n_channels] and den,
  *                `stride` apart; gate as in aft_row. Returns a bit for each row whose den lies below AFT_SMALLEST_PROOF
  *                or whose num / den is not finite. Asks for out and q of as many rows behind these.
+ * elu1_array     y[i] = x[i] + 1 where x[i] > 0, else e^x[i]; <= 2 ulp, what would be denormal may be 0; y may be x
+ * relu_array     y[i] = max(factor x[i], 0) + eps; y may be x
+ * softplus_array y[i] = log(1 + e^x[i]), any x; <= 3 ulp, what would be denormal may be 0; y may be x
+ * elu1_slope_array   dx[i] = dy[i] (1 where x[i] > 0, else e^x[i]); dx may be x or dy, as in the next three
+ * relu_slope_array   dx[i] = dy[i] factor where x[i] > 0, else 0
+ * gate_slope_array   ds[i] = dy[i] f[i] sigmoid(s[i]) sigmoid(-s[i]) to 6 ulp; ds may be any of them
+ * favor_slope_array  du[i] = dy[i] (y[i] - less) factor
+ * favor_rows     y = (e^(factor y - shift[t]) + eps) scale for n_rows rows of features in panels: channel c of row t stands
+ *                in panel c / FEATURE_PANEL; panels are panel_stride apart, and their rows lie without gaps. shift = NULL:
+ *                the row's largest factor y. factor > 0. Where shift is +inf, finite y give eps scale.
+ * dot_rows       sums[t] += sum_c a[t * a_stride + c] b[t * b_stride + c], t < n_rows, c < n_channels
+ * divide_rows    o[t * o_stride + c] /= den[t], by its reciprocal; 0 where |den[t]| < 2^-126
+ * finite_rows    whether all of x[t * x_stride + c], t < n_rows, c < n_channels, are finite
+ * prefix_tile    s[j][r] = 0 unless j < end[r]; sums[r] += sum_j s[j][r], the sum in the order of j from zero
  * gate_array     out[i] = x[i] / (1 + e^-q[i]), sigmoid to 3 ulp, 0 where it is below 2^-126, any q; out may be x
  * stream_gate    the same, x instead where q is NULL, out no part of either; where out is aligned to a vector it goes past
  *                the caches, and other threads see it after this one's next stream_fence
@@ -178,6 +193,22 @@ enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STA
     X(unsigned, ratio_rows,                                                                                            \
       (float *restrict out, int64_t out_stride, const float *restrict q, int64_t q_stride, const float *restrict sums, \
        int64_t stride, int n_rows, int64_t n_channels))                                                                \
+    X(void, favor_rows,                                                                                                \
+      (float *y, int64_t panel_stride, const float *shift, float factor, float eps, float scale, int n_rows,           \
+       int64_t n_channels))                                                                                            \
+    X(void, dot_rows,                                                                                                  \
+      (float *restrict sums, const float *a, int64_t a_stride, const float *b, int64_t b_stride, int n_rows,           \
+       int64_t n_channels))                                                                                            \
+    X(void, divide_rows, (float *o, int64_t o_stride, const float *den, int n_rows, int64_t n_channels))               \
+    X(int, finite_rows, (const float *x, int64_t x_stride, int n_rows, int64_t n_channels))                            \
+    X(void, prefix_tile, (float *restrict s, float *restrict sums, const float *end, int n_keys, int n_vectors))       \
+    X(void, elu1_array, (float *y, const float *x, int64_t n))                                                         \
+    X(void, relu_array, (float *y, const float *x, float factor, float eps, int64_t n))                                \
+    X(void, softplus_array, (float *y, const float *x, int64_t n))                                                     \
+    X(void, elu1_slope_array, (float *dx, const float *x, const float *dy, int64_t n))                                 \
+    X(void, relu_slope_array, (float *dx, const float *x, const float *dy, float factor, int64_t n))                   \
+    X(void, gate_slope_array, (float *ds, const float *s, const float *f, const float *dy, int64_t n))                 \
+    X(void, favor_slope_array, (float *du, const float *y, const float *dy, float less, float factor, int64_t n))      \
     X(void, gate_array, (float *out, const float *q, const float *x, int64_t n))                                       \
     X(void, stream_gate, (float *restrict out, const float *restrict q, const float *restrict x, int64_t n))           \
     X(void, stream_fence, (void))                                                                                      \

@@ -36,11 +36,11 @@ HEED_INLINE void mix_block(float *restrict o, int64_t o_stride, const float *res
     }
     HEED_UNROLL
     for (int t = 0; t < n_rows; t++) {
-        vf factor = vf_set1(rescale[t]);
+        vf factor = vf_set1(rescale ? rescale[t] : 0.0f);
         HEED_UNROLL
         for (int v = 0; v < n_vectors; v++) {
             float *row = o + t * o_stride + v * VF_LANES;
-            vf joined = vf_fma(load_lanes(row, n_vectors, width), factor, sum[t][v]);
+            vf joined = rescale ? vf_fma(load_lanes(row, n_vectors, width), factor, sum[t][v]) : sum[t][v];
             if (n_vectors > 1)
                 vf_store(row, joined);
             else
@@ -84,11 +84,11 @@ void HEED_FN(mix_rows)(float *restrict o, int64_t o_stride, const float *restric
             const float *weights = p + t * p_stride;
             int64_t c = 0;
             for (; c + whole <= n_channels; c += whole)
-                micros[size](row + c, o_stride, rescale + t, weights, p_stride, p_step, e + c, e_stride, n_keys,
-                             VF_LANES);
+                micros[size](row + c, o_stride, rescale ? rescale + t : rescale, weights, p_stride, p_step, e + c,
+                             e_stride, n_keys, VF_LANES);
             for (; c < n_channels; c += VF_LANES)
-                vector_micros[size](row + c, o_stride, rescale + t, weights, p_stride, p_step, e + c, e_stride, n_keys,
-                                    lanes_left(n_channels - c));
+                vector_micros[size](row + c, o_stride, rescale ? rescale + t : rescale, weights, p_stride, p_step,
+                                    e + c, e_stride, n_keys, lanes_left(n_channels - c));
         }
     }
 }

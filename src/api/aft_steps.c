@@ -1,14 +1,11 @@
 #include "api/aft.h"
+#include "api/step.h"
 #include "core/arguments.h"
 #include "core/context.h"
 #include "core/sizes.h"
 #include "core/tensor.h"
 
-#include <inttypes.h>
 #include <math.h>
-
-/* More tokens than this have no position. */
-#define MAX_TOKENS ((int64_t)1 << 60)
 
 static const heed_aft_options defaults = HEED_AFT_OPTIONS_INIT;
 
@@ -64,21 +61,12 @@ static heed_aft_local_state state_view(void *memory, state_sizes s)
     return state;
 }
 
-static heed_status check_tokens_view(heed_message *message, const int64_t *n_tokens, int64_t n_batches)
-{
-    if (!n_tokens && n_batches > 0)
-        return heed_complain(message, HEED_ERROR_ARGUMENT, "state.n_tokens: is NULL");
-    if ((uintptr_t)n_tokens % _Alignof(int64_t) != 0)
-        return heed_complain(message, HEED_ERROR_ARGUMENT, "state.n_tokens: is not aligned to its elements");
-    return HEED_OK;
-}
-
 static heed_status state_reset(const heed_tensor *sums, int64_t *n_tokens, int64_t b)
 {
     HEED_CHECK(heed_check_output(NULL, "state.sums", sums, HEED_FLOAT32));
     if (sums->shape[2] != AFT_STATE_ROWS)
         return HEED_ERROR_SHAPE;
-    HEED_CHECK(check_tokens_view(NULL, n_tokens, sums->shape[0]));
+    HEED_CHECK(heed_check_tokens_view(NULL, n_tokens, sums->shape[0]));
     if (b < -1 || b >= sums->shape[0])
         return HEED_ERROR_ARGUMENT;
     for (int64_t i = heed_larger(b, 0); i < (b < 0 ? sums->shape[0] : b + 1); i++) {
@@ -158,23 +146,6 @@ static heed_status check_step_options(heed_message *message, const heed_aft_opti
     return HEED_OK;
 }
 
-static heed_status check_step_mask(heed_message *message, const heed_mask *mask)
-{
-    if (!mask)
-        return HEED_OK;
-    if (!mask->causal)
-        return unsupported(message, "mask.causal", "a step sees no later token; non-zero expected");
-    if (mask->window_left != -1 || mask->window_right != -1)
-        return unsupported(message, mask->window_left != -1 ? "mask.window_left" : "mask.window_right",
-                           "not in a step, whose state has summed up early keys");
-    if (mask->key_lengths || mask->visible)
-        return unsupported(message, mask->visible ? "mask.visible" : "mask.key_lengths",
-                           "not in a step; mask.query_lengths says how many new tokens count");
-    if (mask->alignment != HEED_ALIGN_BOTTOM_RIGHT)
-        return unsupported(message, "mask.alignment", "not in a step, whose state says where tokens stand");
-    return HEED_OK;
-}
-
 static int64_t window_of(const aft_arguments *a)
 {
     return a->form == AFT_SIMPLE ? 0 : a->form == AFT_LOCAL ? a->options->window : a->filter->shape[3];
@@ -190,17 +161,6 @@ static heed_status check_part(heed_message *message, const char *name, const hee
     return heed_check_size(message, name, part, 3, like->shape[3], like == a->k ? "as in k" : "as in q");
 }
 
-static heed_status check_tokens(heed_message *message, const int64_t *n_tokens, int64_t n_batches)
-{
-    HEED_CHECK(check_tokens_view(message, n_tokens, n_batches));
-    for (int64_t b = 0; b < n_batches; b++) {
-        if (n_tokens[b] < 0 || n_tokens[b] > MAX_TOKENS)
-            return heed_complain(message, HEED_ERROR_ARGUMENT,
-                                 "state.n_tokens[%" PRId64 "]: %" PRId64 " is outside 0..2^60", b, n_tokens[b]);
-    }
-    return HEED_OK;
-}
-
 static heed_status check_state(heed_message *message, const aft_arguments *a, const aft_state *s)
 {
     const char *taps = a->form == AFT_CONV ? "the taps of filter" : "options.window";
@@ -211,7 +171,7 @@ static heed_status check_state(heed_message *message, const aft_arguments *a, co
         HEED_CHECK(check_part(message, "state.keys", &s->keys, a, window_of(a), taps, a->k));
         HEED_CHECK(check_part(message, "state.values", &s->values, a, window_of(a), taps, a->q));
     }
-    return check_tokens(message, s->n_tokens, a->q->shape[0]);
+    return heed_check_tokens(message, s->n_tokens, a->q->shape[0]);
 }
 
 /* Everything that is written, against everything that is read and against each other. */
@@ -235,7 +195,7 @@ static heed_status check(heed_message *message, const aft_arguments *a, const af
     HEED_CHECK(check_step_options(message, a->options));
     HEED_CHECK(heed_aft_check_inputs(message, a));
     HEED_CHECK(heed_check_size(message, "k", a->k, 2, a->q->shape[2], "as in q"));
-    HEED_CHECK(check_step_mask(message, a->options->mask));
+    HEED_CHECK(heed_check_step_mask(message, a->options->mask));
     HEED_CHECK(check_state(message, a, s));
     HEED_CHECK(heed_aft_check_outputs(message, a));
     return check_all_apart(message, a, s);

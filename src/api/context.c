@@ -4,6 +4,7 @@
 #include "core/isa.h"
 #include "core/scratch.h"
 #include "mechanisms/aft.h"
+#include "mechanisms/linear.h"
 #include "mechanisms/softmax.h"
 
 #include <inttypes.h>
@@ -16,6 +17,7 @@
 
 enum { MAX_THREADS = 1024, MAX_D = 1024, MAX_DV = 1024, MAX_FACTORS = 1024, MAX_TAPS = 512 };
 enum { MAX_GRID_WIDTH = 256, MAX_GRID_TAPS = 31 };
+enum { MAX_FEATURES = 1024, MAX_BACKWARD_FEATURES = 256, MAX_LAYERS = 4 };
 
 static void *allocate_by_default(void *allocator, size_t bytes, size_t alignment)
 {
@@ -69,8 +71,9 @@ static int64_t round_up(int64_t bytes)
 /* Enough for the table at heed_context_create(). */
 static int64_t default_scratch(void)
 {
-    return heed_larger(heed_softmax_worker_bytes(MAX_D, MAX_DV),
-                       heed_aft_default_bytes(MAX_D, MAX_FACTORS, MAX_TAPS, MAX_GRID_WIDTH, MAX_GRID_TAPS));
+    int64_t bytes = heed_larger(heed_softmax_worker_bytes(MAX_D, MAX_DV),
+                                heed_aft_default_bytes(MAX_D, MAX_FACTORS, MAX_TAPS, MAX_GRID_WIDTH, MAX_GRID_TAPS));
+    return heed_larger(bytes, heed_linear_default_bytes(MAX_FEATURES, MAX_BACKWARD_FEATURES, MAX_LAYERS));
 }
 
 static heed_status create(const heed_config *config, heed_context **context, heed_message *message)

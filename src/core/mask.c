@@ -6,7 +6,7 @@
 
 /* Positions stay small enough that the sum of two starts, an index and a window fits in int64. */
 #define MAX_START ((int64_t)1 << 60)
-#define MAX_WINDOW ((int64_t)1 << 61)
+#define MAX_WINDOW ((int64_t)1 << 62)
 
 static heed_status check_per_batch(heed_message *message, const char *name, const int64_t *values, int64_t n_batches,
                                    int64_t low, int64_t high)

@@ -6,6 +6,9 @@
  * four times that on a second thread gains. */
 #define HEED_PARALLEL_MIN_FLOPS 2.0e6
 
+/* Operations that take as long as an exponential and what goes with it. */
+#define EXP_FLOPS 40.0
+
 /* Outputs of so many floats go past the caches where they are written once, row by row: 16 MiB. Through the caches each
  * line would be read first. */
 #define HEED_STREAM_FLOATS 4.0e6
@@ -86,6 +89,32 @@ enum {
     /* AFT: rows of queries, and channels of a scan, in one task. */
     HEED_AFT_ROWS = 16,
     HEED_AFT_CHANNELS = 512,
+
+    /* Linear attention: rows whose features are found and used together, 24 KiB at 64 features; a multiple of the rows of
+     * the register tile. */
+    HEED_LINEAR_BLOCK = 96,
+
+    /* Linear attention, causal: rows of a chunk, within which rows see keys one by one. Of its products only half the
+     * square counts; smaller ones pay more for loading and storing the sums. */
+    HEED_LINEAR_CHUNK = 48,
+
+    /* Linear attention: the keys of a head are summed up in at most HEED_LINEAR_PARTS parts of HEED_LINEAR_PART_KEYS or
+     * more, by as many threads; rows in one task where threads share a head. */
+    HEED_LINEAR_PARTS = 16,
+    HEED_LINEAR_PART_KEYS = 480,
+    HEED_LINEAR_ROWS = 480,
+
+    /* Linear attention, backward, causal: rows of query heads whose denominators are kept for the way back, 128 KiB; and
+     * how many sums are kept on the way, where there are more rows than that: up to their product every sum is found
+     * twice, beyond it more often. */
+    HEED_LINEAR_KEPT_ROWS = 16384,
+    HEED_LINEAR_KEPT_SUMS = 16,
+
+    /* Linear attention: the most recent rows that a state may have. */
+    HEED_LINEAR_MAX_RECENT = 256,
+
+    /* Rows in one task of heed_feature_map_apply. */
+    HEED_FEATURE_ROWS = 480,
 
     /* Rows in one task of a merge. */
     HEED_MERGE_ROWS = 64

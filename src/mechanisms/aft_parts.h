@@ -5,9 +5,6 @@
 #include "core/parallel.h"
 #include "mechanisms/aft.h"
 
-/* Operations that take as long as an exponential and what goes with it. */
-#define EXP_FLOPS 40.0
-
 typedef struct aft_job {
     const aft_plan *plan;
     const heed_kernels *kernels;

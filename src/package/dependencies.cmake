@@ -1,7 +1,14 @@
-# Finds what the library links and lists it in heed_link_libraries: imported targets of heed's own, which name nothing
-# but a library. (The compile flags of OpenMP, for one, must not reach those who link heed.) They are global, so that
-# an enclosing project can link heed from any of its folders, and heedConfig.cmake makes them anew where heed was
-# installed.
+# Finds what the library is built with, and lists what it links in heed_link_libraries: imported targets of heed's own,
+# which name nothing but a library. (The compile flags of OpenMP, for one, must not reach those who link heed.) They are
+# global, so that an enclosing project can link heed from any of its folders, and heedConfig.cmake makes them anew where
+# heed was installed.
+
+# Headers alone: whoever links heed does not need them.
+find_path(HEED_RANDOM123_INCLUDE_DIR NAMES Random123/philox.h)
+mark_as_advanced(HEED_RANDOM123_INCLUDE_DIR)
+if(NOT HEED_RANDOM123_INCLUDE_DIR)
+    message(FATAL_ERROR "heed: Random123 was not found. On Debian: apt-get install librandom123-dev")
+endif()
 
 set(heed_link_libraries m)
 

@@ -138,18 +138,59 @@ static void what_aft_cannot_do_is_refused(void **state)
         {"--variants aft-full --aft-factors -1", 2, "--aft-factors: -1 is not in"},
         {"--variants aft-conv --shape 1,1,1,8,8,8,8 --params nowhere", 1, "nowhere/aft.filter.npy: No such file"},
         {"--variants aft-full --shape 1,1,1,8,8,8,8 --params .", 1, "./aft.w.npy: 8 x 8 expected, got 8 x 9"},
-        {"--variants aft-local --shape 1,1,1,8,8,8,8 --aft-window 3 --params .", 1, "8 x 5 expected, got 8 x 9"},
+        {"--variants aft-local --shape 1,1,1,8,8,8,8 --aft-window 3 --params .", 1, "8 x 5 or 8 expected, got 8 x 9"},
         {"--variants aft-full --shape 1,1,1,8,8,8,8 --aft-factors 2 --params .", 1, "8 x 2 expected, got 8 x 3 x 1"},
         {"--variants aft-conv --shape 1,1,1,9,9,8,8 --grid 3x3 --params .", 1, "8 x 11 x 11 expected, got 8 x 31"},
-        {"--variants aft-simple --params .", 2, "--params: only with aft-full, aft-local or aft-conv in --variants"},
+        {"--variants aft-simple --params .", 2, "--params: only with aft-full, aft-local, aft-conv, linear-"},
         {"--variants aft-simple --step --shape 1,1,1,8,8,8,8", 1, "--step: one query expected, got Nq 8"},
         {"--variants aft-local --step --shape 1,1,1,1,8,8,8", 1, "--aft-window expected, 32, got Nk 8"},
         {"--variants aft-conv --step --grid 3x4 --shape 1,1,1,1,12,8,8", 2, "--step: not with --grid"},
-        {"--variants softmax,aft-full --step", 2, "--step: only with aft-local, aft-simple or aft-conv in --variants"},
+        {"--variants softmax,aft-full --step", 2, "--step: only with aft-local, aft-simple, aft-conv, linear-"},
         {"--aft-window 3", 2, "--aft-window: only with aft-local in --variants"},
         {"--variants aft-simple --aft-factors 3", 2, "--aft-factors: only with aft-full or aft-local in --variants"},
         {"--variants aft-full --conv-heads 3", 2, "--conv-heads: only with aft-conv in --variants"},
     };
+    check_refusals(refusals, sizeof refusals / sizeof refusals[0]);
+}
+
+static void what_linear_attention_cannot_do_is_refused(void **state)
+{
+    (void)state;
+    write_zeros("phi.0.wf.npy", 3, 1, 2, 8, 5);
+    write_zeros("phi.0.wg.npy", 3, 1, 3, 8, 5);
+    write_zeros("phi.1.wf.npy", 2, 1, 1, 5, 5);
+    write_zeros("phi.omega.npy", 3, 1, 1, 7, 5);
+    assert_int_equal(
+        system("mkdir -p both empty queries && cp phi.0.wf.npy both && cp phi.0.wf.npy both/phi_q.0.wf.npy && "
+               "cp phi.0.wf.npy queries/phi_q.0.wf.npy"),
+        0);
+#define SMALL "--shape 1,2,2,8,8,8,4 "
+    static const refusal refusals[] = {
+        {"--variants linear-elu1 --bias", 2, "--bias: not with linear-elu1"},
+        {"--variants softmax,linear-favor --bool-mask", 2, "--bool-mask: not with linear-favor"},
+        {"--variants linear-oglu --softmax-window 3,-1", 2, "--softmax-window: not with linear-oglu"},
+        {"--variants linear-softplus --features 0", 2, "--features: 0 is not in"},
+        {"--variants linear-oglu --layers 9", 2, "--layers: 9 is not in 1..8"},
+        {"--variants linear-elu1 --features 5 " SMALL, 1, "linear-elu1: it has D = 8 features, got --features 5"},
+        {"--variants linear-softplus --layers 2", 2, "--layers: only with linear-oglu or linear-aoglu in --variants"},
+        {"--variants softmax --features 8", 2, "--features: only with linear-elu1, linear-softplus, "},
+        {"--variants aft-full --backward", 2, "--backward: only with linear-elu1, linear-softplus, "},
+        {"--variants linear-elu1 --backward --step", 2, "--backward: not with --step"},
+        {"--variants linear-elu1 --step " SMALL, 1, "--step: one query expected, got Nq 8"},
+        {"--variants linear-elu1 --params .", 2, "--params: only with "},
+        {"--variants linear-softplus --params nowhere " SMALL, 1, "nowhere/phi.0.wf.npy: No such file"},
+        {"--variants linear-favor --params empty " SMALL, 1, "empty/phi.omega.npy: No such file"},
+        {"--variants linear-softplus --params . " SMALL, 1, "./phi.0.wf.npy: 2 or 1 x 8 x 8 expected, got 2 x 8 x 5"},
+        {"--variants linear-softplus --features 5 --params . --shape 1,4,4,8,8,8,4", 1,
+         "./phi.0.wf.npy: 4 or 1 x 8 x 5 expected, got 2 x 8 x 5"},
+        {"--variants linear-oglu --params . " SMALL, 1, "./phi.0.wg.npy: 2 or 1 x 8 x 5 expected, got 3 x 8 x 5"},
+        {"--variants linear-aoglu --params . " SMALL, 1, "./phi.0.a.npy: No such file"},
+        {"--variants linear-favor --features 5 --params . " SMALL, 1, "2 or 1 x 8 x 5 expected, got 1 x 7 x 5"},
+        {"--variants linear-softplus,linear-oglu --params . " SMALL, 1, "2 or 1 x 8 x 8 expected, got 2 x 8 x 5"},
+        {"--variants linear-softplus --params both " SMALL, 1, "both: files phi.* expected, or phi_q.* and phi_k.*"},
+        {"--variants linear-softplus --params queries " SMALL, 1, "queries/phi_k.0.wf.npy: No such file"},
+    };
+#undef SMALL
     check_refusals(refusals, sizeof refusals / sizeof refusals[0]);
 }
 
@@ -206,9 +247,10 @@ static void help_lists_the_variants(void **state)
     (void)state;
     const program_result result = program_run("", "--help");
     program_expect(&result, 0, "");
-    static const char *const words[] = {"--sample",      "--sweep",  "--softmax-window", "--aft-window",
-                                        "--conv-filter", "--step",   "Variants:",        "softmax ",
-                                        "gemm ",         "aft-full", "aft-conv",         "Exit codes:"};
+    static const char *const words[] = {"--sample",      "--sweep",     "--softmax-window", "--aft-window",
+                                        "--conv-filter", "--step",      "Variants:",        "softmax ",
+                                        "gemm ",         "aft-full",    "aft-conv",         "--features",
+                                        "--backward",    "linear-elu1", "linear-blas",      "Exit codes:"};
     for (size_t i = 0; i < sizeof words / sizeof words[0]; ++i) {
         if (strstr(result.output, words[i]) == NULL) {
             fail_msg("\"%s\" expected in\n%s", words[i], result.output);
@@ -220,8 +262,11 @@ static void help_lists_the_variants(void **state)
 static void gemm_needs_a_blas(void **state)
 {
     (void)state;
-    static const refusal refused = {"--variants gemm", 2, "gemm: this build has no OpenBLAS (HEED_BLAS=OFF)"};
-    check_refusals(&refused, 1);
+    static const refusal refused[] = {
+        {"--variants gemm", 2, "gemm: this build has no OpenBLAS (HEED_BLAS=OFF)"},
+        {"--variants linear-blas", 2, "linear-blas: this build has no OpenBLAS (HEED_BLAS=OFF)"},
+    };
+    check_refusals(refused, 2);
 }
 #endif
 
@@ -231,6 +276,7 @@ int main(void)
         cmocka_unit_test(files_that_do_not_fit_are_refused),
         cmocka_unit_test(command_lines_without_sense_are_refused),
         cmocka_unit_test(what_aft_cannot_do_is_refused),
+        cmocka_unit_test(what_linear_attention_cannot_do_is_refused),
         cmocka_unit_test(absent_isa_is_refused),
         cmocka_unit_test(inputs_beyond_memory_are_refused),
         cmocka_unit_test(results_that_cannot_be_written_are_reported),

@@ -1,4 +1,5 @@
-/* The kernels that edit a tile of scores in place: softcap_tile, bias_tile, alibi_tile, range_tile, visible_tile. */
+/* The kernels that edit a tile of scores in place: softcap_tile, bias_tile, alibi_tile, range_tile, visible_tile,
+ * prefix_tile. */
 #include "kernel_checks/checks.h"
 
 /* A tile of random scores with some infinities and NaN in it, and the sizes of one case. */
@@ -236,4 +237,65 @@ void check_visible_tile(void **state)
 {
     (void)state;
     walk_edits(44000, check_visible_case);
+}
+
+/* ---- prefix_tile ---- */
+
+/* What stands behind the end may be anything, NaN of a stale tile too, and does not reach the sum. */
+static void spoil_behind(edit_case *c, const buffer *end, random_stream *random)
+{
+    const float stale[] = {NAN, INFINITY, -INFINITY, 1e38f};
+    for (int lane = 0; lane < c->n_lanes; lane++)
+        for (int j = 0; j < c->n_keys; j++)
+            if (!((float)j < end->data[lane]))
+                c->s.data[j * kernels->tile_lanes + lane] = stale[random_below(random, 4)];
+    keep_bits(&c->s);
+}
+
+/* Returns the sum of a lane, in the order of the keys. */
+static float compare_prefix(const edit_case *c, int lane, float end)
+{
+    float sum = 0.0f;
+    for (int j = 0; j < c->n_keys; j++) {
+        if ((float)j < end)
+            expect_same_score(c, j, lane);
+        else
+            expect_score(c, j, lane, 0.0, 0.0);
+        sum += after(c, j, lane);
+    }
+    return sum;
+}
+
+static void check_prefix_case(edit_case *c, random_stream *random)
+{
+    buffer end = make_tile(1, side_of(c->index)), sums = make_tile(1, side_of(c->index));
+    for (int lane = 0; lane < c->n_lanes; lane++) {
+        const float far[] = {-INFINITY, -1e18f, INFINITY, 1e18f, 0.5f};
+        end.data[lane] = (float)(random_below(random, c->n_keys + 4) - 2);
+        if (random_below(random, 5) == 0)
+            end.data[lane] = far[random_below(random, 5)];
+        sums.data[lane] = random_below(random, 9) == 0 ? NAN : 10.0f * random_normal(random);
+    }
+    spoil_behind(c, &end, random);
+    keep_bits(&end);
+    keep_bits(&sums);
+    describe_case("prefix_tile", "%d keys, %d vectors", c->n_keys, c->n_vectors);
+    kernels->prefix_tile(c->s.data, sums.data, end.data, c->n_keys, c->n_vectors);
+    for (int lane = 0; lane < c->n_lanes; lane++) {
+        const float sum = compare_prefix(c, lane, end.data[lane]);
+        if (!same_value(sums.data[lane], sums.before[lane] + sum))
+            fail_case("lane %d: %a and a sum of %a give %a", lane, (double)sums.before[lane], (double)sum,
+                      (double)sums.data[lane]);
+    }
+    expect_kept(&end, "end");
+    expect_lanes_kept(&sums, "sums", c->n_lanes);
+    expect_lanes_kept(&c->s, "s", c->n_lanes);
+    free_buffer(&end);
+    free_buffer(&sums);
+}
+
+void check_prefix_tile(void **state)
+{
+    (void)state;
+    walk_edits(45000, check_prefix_case);
 }

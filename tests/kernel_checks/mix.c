@@ -1,4 +1,5 @@
-/* mix_rows, scale_rows and tap_rows: sums and factors of rows whose channels lie in the lanes, and weights for them. */
+/* mix_rows, scale_rows and tap_rows: sums and factors of rows whose channels lie in the lanes, and weights for them.
+ * dot_rows, divide_rows and finite_rows, which look at such rows one by one. */
 #include "kernel_checks/checks.h"
 
 #include <float.h>
@@ -21,6 +22,7 @@ typedef enum {
 typedef struct mix_case {
     buffer p, rescale;
     source_rows o, e;
+    const float *scales;  /* rescale, or NULL: then o is NaN before */
     const float *weights; /* of row 0, in p */
     int64_t p_stride, p_step, n_channels;
     int n_keys, n_rows;
@@ -63,6 +65,10 @@ static mix_case make_mix_case(int64_t index, int n_keys, int n_rows, int64_t n_c
         m.rescale.data[t] = (float)random_below(random, 3) / 2.0f * random_uniform(random, 0.5f, 1.0f);
     fill_weights(&m, layout, index, random);
     keep_bits(&m.rescale);
+    m.scales = index % 3 == 2 ? NULL : m.rescale.data;
+    for (size_t i = 0; m.scales == NULL && i < m.o.memory.n_floats; i++)
+        m.o.memory.data[i] = NAN;
+    keep_bits(&m.o.memory);
     return m;
 }
 
@@ -79,15 +85,16 @@ static float weight_of(const mix_case *m, int t, int j) { return m->p.data[place
 static void run_mix(mix_case *m)
 {
     restore_bits(&m->o.memory);
-    kernels->mix_rows(m->o.memory.data, m->o.stride, m->rescale.data, m->weights, m->p_stride, m->p_step,
-                      m->e.memory.data, m->e.stride, m->n_keys, m->n_rows, m->n_channels);
+    kernels->mix_rows(m->o.memory.data, m->o.stride, m->scales, m->weights, m->p_stride, m->p_step, m->e.memory.data,
+                      m->e.stride, m->n_keys, m->n_rows, m->n_channels);
 }
 
 /* Twice: in double, with the bound of a sum of n_keys + 1 products; and in float in the order of the keys from zero,
- * where only joining the sum to o rescale rounds, once, or twice where it is not fused. */
+ * where only joining the sum to o rescale rounds, once, or twice where it is not fused. Without rescale nothing is
+ * joined. */
 static void compare_element(const mix_case *m, int t, int64_t c)
 {
-    const double old = (double)m->o.memory.before[t * m->o.stride + c] * m->rescale.data[t];
+    const double old = m->scales ? (double)m->o.memory.before[t * m->o.stride + c] * m->scales[t] : 0.0;
     const int fused = kernels->vector_lanes > 1;
     double want = old, magnitude = fabs(old);
     float sum = 0.0f;
@@ -100,7 +107,8 @@ static void compare_element(const mix_case *m, int t, int64_t c)
     const float got = row_value(&m->o, t, c);
     if (magnitude < (double)FLT_MAX && !is_close(got, want, sum_bound(m->n_keys + 1, magnitude)))
         fail_case("row %d, channel %d: %a, want %a", t, (int)c, (double)got, want);
-    if (!is_close(got, old + sum, HALF_ULP * (fabs(old) + fabs(old + sum)) + 0x1p-149))
+    const double rounding = m->scales ? HALF_ULP * (fabs(old) + fabs(old + sum)) + 0x1p-149 : 0.0;
+    if (!is_close(got, old + sum, rounding))
         fail_case("row %d, channel %d: %a, want %a from a sum in the order of the keys", t, (int)c, (double)got,
                   old + sum);
 }
@@ -140,9 +148,10 @@ static void mix_part(const mix_case *m, int t, int n_rows, int64_t c, int64_t n_
     for (int r = 0; r < n_rows; r++)
         memcpy(part.data + r * stride, m->o.memory.before + (t + r) * m->o.stride + c,
                (size_t)n_channels * sizeof(float));
-    kernels->mix_rows(part.data, stride, m->rescale.data + t, m->weights + (m->n_keys > 0 ? t * m->p_stride : 0),
-                      m->p_stride, m->p_step, m->n_keys > 0 ? m->e.memory.data + c : m->e.memory.data, m->e.stride,
-                      m->n_keys, n_rows, n_channels);
+    kernels->mix_rows(part.data, stride, m->scales ? m->scales + t : NULL,
+                      m->weights + (m->n_keys > 0 ? t * m->p_stride : 0), m->p_stride, m->p_step,
+                      m->n_keys > 0 ? m->e.memory.data + c : m->e.memory.data, m->e.stride, m->n_keys, n_rows,
+                      n_channels);
     for (int r = 0; r < n_rows; r++)
         for (int64_t i = 0; i < n_channels; i++)
             if (!same_bits(part.data[r * stride + i], row_value(&m->o, t + r, c + i)))
@@ -209,7 +218,15 @@ static int is_channel(const mix_case *m, int t, int64_t c, int64_t place)
     return (m->e.stride > 0 ? place % m->e.stride : place) == c;
 }
 
-static int is_element(const mix_case *m, int t, int64_t c, int64_t place) { return place == t * m->o.stride + c; }
+static int is_scaled_row(const mix_case *m, int t, int64_t c, int64_t place)
+{
+    return m->scales && is_row(m, t, c, place);
+}
+
+static int is_scaled_element(const mix_case *m, int t, int64_t c, int64_t place)
+{
+    return m->scales && place == t * m->o.stride + c;
+}
 
 /* Float `place` of an input is replaced: what it reaches is not finite, all else keeps its bits. */
 static void spoil_mix(mix_case *m, const float *clean, buffer *input, int64_t place, float value, element_test reaches)
@@ -242,8 +259,8 @@ static void spoil_each(mix_case *m, random_stream *random)
     memcpy(clean, m->o.memory.data, m->o.memory.n_floats * sizeof(float));
     spoil_mix(m, clean, &m->p, place_of(m, t, j), value, has_weight);
     spoil_mix(m, clean, &m->e.memory, j * m->e.stride + c, value, is_channel);
-    spoil_mix(m, clean, &m->rescale, t, value, is_row);
-    spoil_mix(m, clean, &m->o.memory, t * m->o.stride + c, value, is_element);
+    spoil_mix(m, clean, &m->rescale, t, value, is_scaled_row);
+    spoil_mix(m, clean, &m->o.memory, t * m->o.stride + c, value, is_scaled_element);
     free(clean);
 }
 
@@ -261,8 +278,9 @@ static void check_mix_case(int64_t index, int n_keys, int n_rows, int64_t n_chan
 {
     random_stream random = random_start((uint64_t)(93000 + index));
     mix_case m = make_mix_case(index, n_keys, n_rows, n_channels, &random);
-    describe_case("mix_rows", "case %d, %d keys, %d rows, %d channels, strides %d, %d, %d, step %d", (int)index, n_keys,
-                  n_rows, (int)n_channels, (int)m.o.stride, (int)m.p_stride, (int)m.e.stride, (int)m.p_step);
+    describe_case("mix_rows", "case %d, %d keys, %d rows, %d channels, strides %d, %d, %d, step %d, %s rescale",
+                  (int)index, n_keys, n_rows, (int)n_channels, (int)m.o.stride, (int)m.p_stride, (int)m.e.stride,
+                  (int)m.p_step, m.scales ? "a" : "no");
     run_mix(&m);
     compare_mix(&m);
     expect_mix_kept(&m);
@@ -458,4 +476,186 @@ void check_tap_rows(void **state)
             check_tap_case(index++, n_keys, n_rows);
     for (int i = 0; i < n_key_counts(); i++)
         check_tap_case(index++, key_count(i), 1 + i % (2 * kernels->vector_lanes));
+}
+
+/* ---- dot_rows ---- */
+
+typedef struct dot_case {
+    source_rows a, b;
+    buffer sums;
+    int n_rows;
+} dot_case;
+
+/* Row t of a against row t of b, which may be a itself; either may be one row for all. */
+static void run_dots(dot_case *d, int is_own)
+{
+    const source_rows *b = is_own ? &d->a : &d->b;
+    restore_bits(&d->sums);
+    kernels->dot_rows(d->sums.data, d->a.memory.data, d->a.stride, b->memory.data, b->stride, d->n_rows,
+                      d->a.n_channels);
+    for (int t = 0; t < d->n_rows; t++) {
+        const float before = d->sums.before[t], got = d->sums.data[t];
+        double want = before, magnitude = fabs(want);
+        for (int64_t c = 0; c < d->a.n_channels; c++) {
+            const double product = (double)row_value(&d->a, t, c) * row_value(b, t, c);
+            want += product;
+            magnitude += fabs(product);
+        }
+        if (!is_close(got, want, sum_bound(d->a.n_channels + 1, magnitude)))
+            fail_case("row %d: %a from %a, want %a", t, (double)got, (double)before, want);
+        float alone = before;
+        kernels->dot_rows(&alone, d->a.memory.data + t * d->a.stride, 0, b->memory.data + t * b->stride, 0, 1,
+                          d->a.n_channels);
+        if (!same_value(alone, got))
+            fail_case("row %d has other bits alone", t);
+    }
+}
+
+static void check_dot_case(int64_t index, int n_rows, int64_t n_channels)
+{
+    random_stream random = random_start((uint64_t)(97000 + index));
+    const float spoilers[] = {NAN, INFINITY, -INFINITY};
+    dot_case d = {.n_rows = n_rows};
+    d.a = make_rows(n_rows, n_channels, index, &random);
+    d.b = make_rows(n_rows, n_channels, index / 5, &random);
+    d.sums = make_buffer(n_rows, side_of(index));
+    describe_case("dot_rows", "%d rows, %d channels, strides %d, %d", n_rows, (int)n_channels, (int)d.a.stride,
+                  (int)d.b.stride);
+    fill_floats(d.sums.data, n_rows, 3.0f, &random);
+    keep_bits(&d.sums);
+    run_dots(&d, 0);
+    run_dots(&d, 1);
+    expect_kept(&d.a.memory, "a");
+    expect_kept(&d.b.memory, "b");
+    if (n_rows > 0) {
+        const int64_t row = random_below(&random, n_rows), c = random_below(&random, n_channels);
+        source_rows *spoiled = index % 2 ? &d.a : &d.b;
+        spoiled->memory.data[row * spoiled->stride + c] = spoilers[random_below(&random, 3)];
+        run_dots(&d, 0);
+        restore_bits(&spoiled->memory);
+        d.sums.before[row] = spoilers[random_below(&random, 3)];
+        run_dots(&d, 0);
+    }
+    keep_bits(&d.sums);
+    expect_kept(&d.sums, "sums"); /* the canaries */
+    free_buffer(&d.a.memory);
+    free_buffer(&d.b.memory);
+    free_buffer(&d.sums);
+}
+
+/* All channel counts at a few row counts, and some row counts beyond these. */
+static void walk_few_rows(void (*check)(int64_t index, int n_rows, int64_t n_channels))
+{
+    int64_t index = 0;
+    for (int n_rows = 0; n_rows <= MAX_ROWS; n_rows += 1 + n_rows / 3)
+        for (int i = 0; i < n_channel_counts(); i++)
+            check(index++, n_rows, channel_count(i));
+    for (int i = 0; i < n_key_counts(); i++, index++)
+        check(index, key_count(i), 1 + index * 7 % 40);
+}
+
+void check_dot_rows(void **state)
+{
+    (void)state;
+    walk_few_rows(check_dot_case);
+}
+
+/* ---- divide_rows ---- */
+
+/* What is not zero has its reciprocal, though that of the largest is denormal. */
+static float draw_denominator(random_stream *random)
+{
+    const float edges[] = {0.0f,       -0.0f,    1e-45f, -1e-45f, 0x1.fffffcp-127f, -0x1p-127f, 0x1p-126f,
+                           -0x1p-126f, INFINITY, -1e38f, NAN,     FLT_MAX,          1.0f,       -1.0f,
+                           1e-30f,     0x1p100f};
+    if (random_below(random, 2))
+        return edges[random_below(random, sizeof edges / sizeof edges[0])];
+    return random_uniform(random, -1.0f, 50.0f);
+}
+
+static float divided(float x, float den)
+{
+    const float inverse = 1.0f / den;
+    return fabsf(den) < FLT_MIN ? 0.0f : x * inverse;
+}
+
+/* The reciprocal and the product round once each, and a reciprocal may be denormal. */
+static void compare_quotient(float x, float den, float got, int t, int64_t c)
+{
+    if (!same_value(got, divided(x, den)))
+        fail_case("row %d, channel %d: %a / %a is %a", t, (int)c, (double)x, (double)den, (double)got);
+    const double want = (double)x / den;
+    if (fabsf(den) < FLT_MIN || !isfinite(den) || !(fabs(want) < (double)FLT_MAX / 2))
+        return;
+    if (!is_close(got, want, 2.0 * HALF_ULP * fabs(want) * (1.0 + 0x1p-20) + 0x1p-150 * fabs((double)x) + 0x1p-150))
+        fail_case("row %d, channel %d: %a / %a is %a, want %a", t, (int)c, (double)x, (double)den, (double)got, want);
+}
+
+static void check_divide_case(int64_t index, int n_rows, int64_t n_channels)
+{
+    random_stream random = random_start((uint64_t)(98000 + index));
+    const float spoilers[] = {NAN, INFINITY, -INFINITY, FLT_MAX, 0x1p-140f};
+    source_rows o = make_results(n_rows, n_channels, index, &random);
+    buffer den = make_buffer(n_rows, side_of(index));
+    describe_case("divide_rows", "%d rows, %d channels, stride %d", n_rows, (int)n_channels, (int)o.stride);
+    for (int t = 0; t < n_rows; t++) {
+        den.data[t] = draw_denominator(&random);
+        if (random_below(&random, 3) == 0)
+            o.memory.data[t * o.stride + random_below(&random, n_channels)] = spoilers[random_below(&random, 5)];
+    }
+    keep_bits(&o.memory);
+    keep_bits(&den);
+    kernels->divide_rows(o.memory.data, o.stride, den.data, n_rows, n_channels);
+    for (int t = 0; t < n_rows; t++)
+        for (int64_t c = 0; c < n_channels; c++)
+            compare_quotient(o.memory.before[t * o.stride + c], den.data[t], row_value(&o, t, c), t, c);
+    expect_gaps_kept(&o);
+    expect_kept(&den, "den");
+    free_buffer(&o.memory);
+    free_buffer(&den);
+}
+
+void check_divide_rows(void **state)
+{
+    (void)state;
+    walk_few_rows(check_divide_case);
+}
+
+/* ---- finite_rows ---- */
+
+static void expect_finite(const source_rows *x, int want)
+{
+    const int got = kernels->finite_rows(x->memory.data, x->stride, x->n_rows, x->n_channels);
+    if ((got != 0) != want)
+        fail_case("returned %d, want %d", got, want);
+}
+
+/* The gaps between the rows are NaN, and are not looked at. */
+static void check_finite_case(int64_t index, int n_rows, int64_t n_channels)
+{
+    random_stream random = random_start((uint64_t)(99000 + index));
+    const float spoilers[] = {NAN, INFINITY, -INFINITY}, extremes[] = {FLT_MAX, -FLT_MAX, 1e-45f, -0.0f};
+    source_rows x = make_rows(n_rows, n_channels, index, &random);
+    describe_case("finite_rows", "%d rows, %d channels, stride %d", n_rows, (int)n_channels, (int)x.stride);
+    for (int t = 0; t < n_rows; t++)
+        for (int i = 0; i < 3; i++)
+            x.memory.data[t * x.stride + random_below(&random, n_channels)] = extremes[random_below(&random, 4)];
+    keep_bits(&x.memory);
+    expect_finite(&x, 1);
+    const int64_t last = (n_rows - 1) * x.stride + n_channels - 1;
+    for (int i = 0; n_rows > 0 && i < 4; i++) {
+        const int64_t row = random_below(&random, n_rows), c = random_below(&random, n_channels);
+        const int64_t places[] = {0, last, row * x.stride + c, row * x.stride + n_channels - 1};
+        x.memory.data[places[i]] = spoilers[random_below(&random, 3)];
+        expect_finite(&x, 0);
+        restore_bits(&x.memory);
+    }
+    expect_kept(&x.memory, "x");
+    free_buffer(&x.memory);
+}
+
+void check_finite_rows(void **state)
+{
+    (void)state;
+    walk_few_rows(check_finite_case);
 }

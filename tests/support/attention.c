@@ -227,8 +227,7 @@ static int64_t find_inexact_zero_row(const heed_tensor *out, const double *want)
     return -1;
 }
 
-/* 1 when everything in the buffer beside the elements of the view still holds the pattern it was cleared with. */
-static int padding_is_whole(const guarded *memory, const heed_tensor *tensor)
+int tensor_padding_is_whole(const guarded *memory, const heed_tensor *tensor)
 {
     unsigned char *marks = calloc(memory->bytes + 1, 1);
     if (!marks)
@@ -248,8 +247,8 @@ static int buffers_are_whole(const attention *problem)
 {
     return guarded_intact(&problem->q_memory) && guarded_intact(&problem->k_memory) &&
            guarded_intact(&problem->v_memory) && guarded_intact(&problem->out_memory) &&
-           guarded_intact(&problem->lse_memory) && padding_is_whole(&problem->out_memory, &problem->out) &&
-           padding_is_whole(&problem->lse_memory, &problem->lse);
+           guarded_intact(&problem->lse_memory) && tensor_padding_is_whole(&problem->out_memory, &problem->out) &&
+           tensor_padding_is_whole(&problem->lse_memory, &problem->lse);
 }
 
 static int describe(const attention *problem, const char *what, const char *detail, char *text, size_t text_bytes)

@@ -37,6 +37,9 @@ unsigned char *tensor_flag_at(const heed_tensor *tensor, int64_t b, int64_t h, i
 /* Part of a view: `count` indices from `first` on along an axis whose stride counts. */
 heed_tensor tensor_slice(const heed_tensor *tensor, int axis, int64_t first, int64_t count);
 
+/* 1 when everything in the buffer beside the elements of the view still holds the pattern it was made with. */
+int tensor_padding_is_whole(const guarded *memory, const heed_tensor *tensor);
+
 typedef struct attention {
     attention_shape shape;
     tensor_layout layout;
