@@ -705,7 +705,7 @@ typedef struct heed_linear_options {
     float eps;                              /**< added to each denominator; finite and >= 0 */
     const heed_mask *mask; /**< or NULL: everybody sees everybody. No window_left; `visible` hides keys:
                                                  (B or 1, 1, 1, Nk), or with Hq = Hkv (B or 1, Hq, 1, Nk) */
-    int accumulate;        /**< backward: non-zero adds to the gradients; else they are overwritten */
+    int accumulate;        /**< backward: non-zero adds to the gradients, dstate_in too; else overwrites */
 } heed_linear_options;
 
 /* clang-format off */
@@ -718,6 +718,7 @@ typedef struct heed_linear_options {
  *  sums and norms are S = sum_j phi(k_j)^T v_j and z = sum_j phi(k_j) over all tokens but the latest ones: these wait in
  *  `recent` rows, token t in row t % P, and join the sums together, so that a step reads the sums without writing them,
  *  and nothing small gets lost beside them. Rows that wait for nobody have features and values of 0.
+ *  P is at most 256.
  *
  *  Two states over different tokens are merged by addition (heed_linear_state_merge()). heed_linear_forward() leaves no
  *  token waiting, and takes states without recent rows too (P = 0); so does heed_linear_backward(), which takes no others.
