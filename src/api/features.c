@@ -8,21 +8,15 @@
 #include <math.h>
 #include <stdio.h>
 
-enum { NAME_BYTES = 96, N_MATRICES = 5 };
+enum { NAME_BYTES = 96 };
 
-/* The matrices of a layer, by name. */
-typedef struct layer_matrix {
-    const char *name;
-    const heed_tensor *tensor;
-} layer_matrix;
-
-static void list_matrices(const heed_feature_layer *layer, layer_matrix list[N_MATRICES])
+void heed_feature_matrices(const heed_feature_layer *layer, feature_matrix list[HEED_FEATURE_MATRICES])
 {
-    list[0] = (layer_matrix){"wf", layer->wf};
-    list[1] = (layer_matrix){"wg", layer->wg};
-    list[2] = (layer_matrix){"a", layer->a};
-    list[3] = (layer_matrix){"b", layer->b};
-    list[4] = (layer_matrix){"omega", layer->omega};
+    list[0] = (feature_matrix){"wf", layer->wf};
+    list[1] = (feature_matrix){"wg", layer->wg};
+    list[2] = (feature_matrix){"a", layer->a};
+    list[3] = (feature_matrix){"b", layer->b};
+    list[4] = (feature_matrix){"omega", layer->omega};
 }
 
 static int is_gated(heed_feature_kind kind) { return kind == HEED_FEATURE_GLU || kind == HEED_FEATURE_GLU_LAST; }
@@ -38,11 +32,11 @@ static const heed_tensor *main_matrix(const heed_feature_layer *layer) { return 
 static heed_status check_presence(heed_message *message, const char *name, const heed_feature_layer *layer)
 {
     int gated = is_gated(layer->kind), low_rank = gated && (layer->a || layer->b);
-    int wanted[N_MATRICES] = {layer->kind == HEED_FEATURE_SOFTPLUS || gated, gated && !low_rank, low_rank, low_rank,
-                              is_favor(layer->kind)};
-    layer_matrix list[N_MATRICES];
-    list_matrices(layer, list);
-    for (int m = 0; m < N_MATRICES; m++) {
+    int wanted[HEED_FEATURE_MATRICES] = {layer->kind == HEED_FEATURE_SOFTPLUS || gated, gated && !low_rank, low_rank,
+                                         low_rank, is_favor(layer->kind)};
+    feature_matrix list[HEED_FEATURE_MATRICES];
+    heed_feature_matrices(layer, list);
+    for (int m = 0; m < HEED_FEATURE_MATRICES; m++) {
         if (wanted[m] && !list[m].tensor)
             return heed_complain(message, HEED_ERROR_ARGUMENT, "%s.%s: is NULL", name, list[m].name);
         if (!wanted[m] && list[m].tensor)
@@ -123,9 +117,9 @@ heed_status heed_features_check_apart(heed_message *message, const char *out_nam
                                       const char *name, const heed_feature_map *map)
 {
     for (int64_t l = 0; map && l < map->n_layers; l++) {
-        layer_matrix list[N_MATRICES];
-        list_matrices(&map->layers[l], list);
-        for (int m = 0; m < N_MATRICES; m++) {
+        feature_matrix list[HEED_FEATURE_MATRICES];
+        heed_feature_matrices(&map->layers[l], list);
+        for (int m = 0; m < HEED_FEATURE_MATRICES; m++) {
             char matrix[NAME_BYTES];
             snprintf(matrix, sizeof matrix, "%s.layers[%" PRId64 "].%s", name, l, list[m].name);
             HEED_CHECK(heed_check_apart(message, out_name, out, matrix, list[m].tensor));

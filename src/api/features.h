@@ -13,6 +13,14 @@ typedef struct feature_argument {
     int sizes_only;              /* non-zero: only the shapes of its tensors are looked at */
 } feature_argument;
 
+/* The matrices of a layer, by name; NULL where it has none. */
+enum { HEED_FEATURE_MATRICES = 5 };
+typedef struct feature_matrix {
+    const char *name;
+    const heed_tensor *tensor;
+} feature_matrix;
+void heed_feature_matrices(const heed_feature_layer *layer, feature_matrix list[HEED_FEATURE_MATRICES]);
+
 heed_status heed_features_check(heed_message *message, const feature_argument *a);
 
 /* One output against every matrix of a map; NULL for the map is fine. */

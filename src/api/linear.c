@@ -41,19 +41,7 @@ static heed_status check_shapes(heed_message *message, const linear_arguments *a
     HEED_CHECK(heed_check_size(message, "k", k, 0, q->shape[0], "as in q"));
     if (!a->options->query_features)
         HEED_CHECK(heed_check_size(message, "k", k, 3, q->shape[3], "as in q"));
-    HEED_CHECK(heed_check_size(message, "v", v, 0, q->shape[0], "as in q"));
-    HEED_CHECK(heed_check_size(message, "v", v, 1, k->shape[1], "as in k"));
-    HEED_CHECK(heed_check_size(message, "v", v, 2, k->shape[2], "as in k"));
-    if (q->shape[3] == 0 || k->shape[3] == 0 || v->shape[3] == 0)
-        return heed_complain(message, HEED_ERROR_SHAPE, "%s: 1 channel or more expected, got 0",
-                             q->shape[3] == 0   ? "q"
-                             : k->shape[3] == 0 ? "k"
-                                                : "v");
-    if (k->shape[1] == 0 ? q->shape[1] != 0 : q->shape[1] % k->shape[1] != 0)
-        return heed_complain(message, HEED_ERROR_SHAPE,
-                             "q: a multiple of %" PRId64 " heads expected (the heads of k), got %" PRId64, k->shape[1],
-                             q->shape[1]);
-    return HEED_OK;
+    return heed_check_values(message, q, k, v);
 }
 
 static heed_status check_features(heed_message *message, const linear_arguments *a, int sizes_only)

@@ -58,20 +58,20 @@ static heed_status check_map(heed_message *message, const char *name, const heed
         return heed_complain(message, HEED_ERROR_ARGUMENT, "%s.layers: is NULL", name);
     for (int64_t l = 0; l < map->n_layers; l++) {
         const heed_feature_layer *g = &gradients->layers[l], *of = &map->layers[l];
-        const char *const names[] = {"wf", "wg", "a", "b", "omega"};
-        const heed_tensor *const from[] = {of->wf, of->wg, of->a, of->b, of->omega};
-        const heed_tensor *const to[] = {g->wf, g->wg, g->a, g->b, g->omega};
+        feature_matrix from[HEED_FEATURE_MATRICES], to[HEED_FEATURE_MATRICES];
+        heed_feature_matrices(of, from);
+        heed_feature_matrices(g, to);
         if (g->kind != of->kind)
             return heed_complain(message, HEED_ERROR_ARGUMENT,
                                  "%s.layers[%" PRId64 "].kind: %d expected (as in the map), got %d", name, l,
                                  (int)of->kind, (int)g->kind);
-        for (int m = 0; m < 5; m++) {
+        for (int m = 0; m < HEED_FEATURE_MATRICES; m++) {
             char matrix[48];
-            snprintf(matrix, sizeof matrix, "%s.layers[%" PRId64 "].%s", name, l, names[m]);
-            if (to[m] && !from[m])
+            snprintf(matrix, sizeof matrix, "%s.layers[%" PRId64 "].%s", name, l, to[m].name);
+            if (to[m].tensor && !from[m].tensor)
                 return heed_complain(message, HEED_ERROR_ARGUMENT, "%s: is not NULL, but the map has none", matrix);
-            if (to[m])
-                HEED_CHECK(check_gradient(message, matrix, to[m], from[m], "as in the map", list));
+            if (to[m].tensor)
+                HEED_CHECK(check_gradient(message, matrix, to[m].tensor, from[m].tensor, "as in the map", list));
         }
     }
     return HEED_OK;
@@ -164,10 +164,10 @@ static int shares(const heed_feature_map *map, int64_t heads)
 {
     int shared = 0;
     for (int64_t l = 0; map && heads > 1 && l < map->n_layers; l++) {
-        const heed_feature_layer *x = &map->layers[l];
-        const heed_tensor *const all[] = {x->wf, x->wg, x->a, x->b, x->omega};
-        for (int m = 0; m < 5; m++)
-            shared |= all[m] && all[m]->shape[1] == 1;
+        feature_matrix list[HEED_FEATURE_MATRICES];
+        heed_feature_matrices(&map->layers[l], list);
+        for (int m = 0; m < HEED_FEATURE_MATRICES; m++)
+            shared |= list[m].tensor && list[m].tensor->shape[1] == 1;
     }
     return shared;
 }

@@ -59,6 +59,23 @@ heed_status heed_check_same_shape(heed_message *message, const char *name, const
     return HEED_OK;
 }
 
+heed_status heed_check_values(heed_message *message, const heed_tensor *q, const heed_tensor *k, const heed_tensor *v)
+{
+    HEED_CHECK(heed_check_size(message, "v", v, 0, q->shape[0], "as in q"));
+    HEED_CHECK(heed_check_size(message, "v", v, 1, k->shape[1], "as in k"));
+    HEED_CHECK(heed_check_size(message, "v", v, 2, k->shape[2], "as in k"));
+    if (q->shape[3] == 0 || k->shape[3] == 0 || v->shape[3] == 0)
+        return heed_complain(message, HEED_ERROR_SHAPE, "%s: 1 channel or more expected, got 0",
+                             q->shape[3] == 0   ? "q"
+                             : k->shape[3] == 0 ? "k"
+                                                : "v");
+    if (k->shape[1] == 0 ? q->shape[1] != 0 : q->shape[1] % k->shape[1] != 0)
+        return heed_complain(message, HEED_ERROR_SHAPE,
+                             "q: a multiple of %" PRId64 " heads expected (the heads of k), got %" PRId64, k->shape[1],
+                             q->shape[1]);
+    return HEED_OK;
+}
+
 static const char *dtype_name(heed_dtype dtype) { return dtype == HEED_BOOL ? "HEED_BOOL" : "HEED_FLOAT32"; }
 
 static heed_status check_dtype(heed_message *message, const char *name, const heed_tensor *tensor, heed_dtype dtype)

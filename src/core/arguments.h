@@ -36,6 +36,9 @@ heed_status heed_check_repeated_size(heed_message *message, const char *name, co
 heed_status heed_check_same_shape(heed_message *message, const char *name, const heed_tensor *tensor,
                                   const heed_tensor *like, const char *as);
 
+/* v (B, Hkv, Nk, .) against q and k, each with a channel or more; Hq is a multiple of Hkv. */
+heed_status heed_check_values(heed_message *message, const heed_tensor *q, const heed_tensor *k, const heed_tensor *v);
+
 /* Everything about one tensor but how its sizes relate to others: NULL, dtype, sizes, strides, data. */
 heed_status heed_check_input(heed_message *message, const char *name, const heed_tensor *tensor, heed_dtype dtype);
 

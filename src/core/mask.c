@@ -92,7 +92,7 @@ int64_t heed_query_length(const heed_mask_plan *plan, int64_t b)
     return plan->mask.query_lengths ? plan->mask.query_lengths[b] : plan->n_queries;
 }
 
-static int64_t key_length(const heed_mask_plan *plan, int64_t b)
+int64_t heed_key_length(const heed_mask_plan *plan, int64_t b)
 {
     return plan->mask.key_lengths ? plan->mask.key_lengths[b] : plan->n_keys;
 }
@@ -107,7 +107,7 @@ int64_t heed_position_offset(const heed_mask_plan *plan, int64_t b)
         return (mask->key_start ? mask->key_start[b] : 0) - (mask->query_start ? mask->query_start[b] : 0);
     case HEED_ALIGN_BOTTOM_RIGHT:
     default:
-        return heed_query_length(plan, b) - key_length(plan, b);
+        return heed_query_length(plan, b) - heed_key_length(plan, b);
     }
 }
 
@@ -115,7 +115,7 @@ static int64_t clamp(int64_t x, int64_t low, int64_t high) { return x < low ? lo
 
 heed_key_range heed_visible_range(const heed_mask_plan *plan, int64_t b, int64_t i)
 {
-    int64_t n_keys = key_length(plan, b);
+    int64_t n_keys = heed_key_length(plan, b);
     int64_t here = i - heed_position_offset(plan, b); /* the key at this query's own position */
     heed_key_range range = {0, n_keys};
     if (plan->left >= 0)

@@ -53,6 +53,9 @@ heed_mask_plan heed_mask_resolve(const heed_mask *mask, const heed_tensor *q, co
 /* Queries of batch element b that count. */
 int64_t heed_query_length(const heed_mask_plan *plan, int64_t b);
 
+/* Keys that count, likewise. */
+int64_t heed_key_length(const heed_mask_plan *plan, int64_t b);
+
 /* pos_k(0) - pos_q(0) in batch element b: the distance of key j from query i is j - i + this. */
 int64_t heed_position_offset(const heed_mask_plan *plan, int64_t b);
 

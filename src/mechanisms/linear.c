@@ -152,5 +152,5 @@ void heed_linear_run(heed_context *context, const linear_plan *p)
         }
     }
     for (int64_t b = 0; p->has_state && b < p->k.shape[0]; b++)
-        p->state.n_tokens[b] += p->mask.mask.key_lengths ? p->mask.mask.key_lengths[b] : p->k.shape[2];
+        p->state.n_tokens[b] += heed_key_length(&p->mask, b);
 }

@@ -153,10 +153,7 @@ static void add_block(const backward_walk *w, const key_block *block)
     const linear_sums t = w->s.t;
     const float *ones = w->s.base.layers.ones;
     heed_feature_outer(job->kernels, block->v, job->n_values, block->g, job->n_features, t.s, job->n_features, ones);
-    for (int64_t c = 0; c < job->n_features; c += FEATURE_PANEL) {
-        int64_t width = heed_panel_width(job->n_features, c);
-        job->kernels->mix_rows(t.z + c, 0, ones, ones, 0, 0, block->g + block->v.n * c, width, block->v.n, 1, width);
-    }
+    heed_linear_add_norms(job, t.z, block->g, block->v.n, ones);
 }
 
 static void add_keys(const backward_walk *w, heed_key_range range)
@@ -185,21 +182,23 @@ static void start_sums(const backward_walk *w)
 
 /* ---- storing ---- */
 
-/* Row n of a gradient: rows of x in panels, added to where the call accumulates. */
+/* A row of a gradient: added to where the call accumulates. */
+static void store_row(const backward_walk *w, float *row, const float *from, int64_t n)
+{
+    if (w->plan->accumulate)
+        w->job->kernels->blend_rows(row, row, 1.0f, from, 1.0f, n);
+    else
+        memcpy(row, from, (size_t)n * sizeof *row);
+}
+
+/* Rows from `first` on, n of them, which x holds in panels. */
 static void store_rows(const backward_walk *w, const heed_tensor *to, int64_t head, int64_t first, const float *x,
                        int n)
 {
-    float keep = w->plan->accumulate ? 1.0f : 0.0f;
     for (int64_t c = 0; to->data && c < to->shape[3]; c += FEATURE_PANEL) {
         int64_t width = heed_panel_width(to->shape[3], c);
-        for (int t = 0; t < n; t++) {
-            float *row = heed_row(to, w->keys.b, head, first + t) + c;
-            const float *from = x + n * c + t * width;
-            if (keep != 0.0f)
-                w->job->kernels->blend_rows(row, row, 1.0f, from, 1.0f, width);
-            else
-                memcpy(row, from, (size_t)width * sizeof *row);
-        }
+        for (int t = 0; t < n; t++)
+            store_row(w, heed_row(to, w->keys.b, head, first + t) + c, x + n * c + t * width, width);
     }
 }
 
@@ -674,16 +673,11 @@ static void start_gradient_sums(const backward_walk *w)
 
 static void store_gradient_sums(const backward_walk *w)
 {
-    const heed_kernels *kernels = w->job->kernels;
     const heed_linear_state *to = &w->plan->dstate_in;
-    float keep = w->plan->accumulate ? 1.0f : 0.0f;
-    int64_t b = w->keys.b, head = w->keys.kv_head, c, n_features = w->job->n_features, n_values = w->job->n_values;
-    for (c = 0; c < n_features; c++) {
-        float *row = heed_row(&to->sums, b, head, c), *from = w->s.ds.s + c * n_values;
-        kernels->blend_rows(row, keep != 0.0f ? row : from, keep != 0.0f ? 1.0f : 0.0f, from, 1.0f, n_values);
-    }
-    float *row = heed_row(&to->norms, b, head, 0);
-    kernels->blend_rows(row, keep != 0.0f ? row : w->s.ds.z, keep != 0.0f ? 1.0f : 0.0f, w->s.ds.z, 1.0f, n_features);
+    int64_t b = w->keys.b, head = w->keys.kv_head, n_values = w->job->n_values;
+    for (int64_t c = 0; c < w->job->n_features; c++)
+        store_row(w, heed_row(&to->sums, b, head, c), w->s.ds.s + c * n_values, n_values);
+    store_row(w, heed_row(&to->norms, b, head, 0), w->s.ds.z, w->job->n_features);
 }
 
 static void backward_task(void *argument, int64_t index, int worker)

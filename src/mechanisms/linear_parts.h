@@ -97,6 +97,9 @@ void heed_linear_forget_recent(const heed_linear_state *state, int64_t b, int64_
 /* to += from */
 void heed_linear_add(const linear_job *job, linear_sums to, linear_sums from);
 
+/* z += the n rows of features in panels; ones[0] is 1. */
+void heed_linear_add_norms(const linear_job *job, float *z, const float *features, int n, const float *ones);
+
 /* S += phi(k)^T v, z += phi(k) over the block; over keys [range), block by block. */
 void heed_linear_add_block(const linear_job *job, linear_sums sums, const linear_block *block, const linear_scratch *s);
 void heed_linear_add_keys(const linear_job *job, linear_sums sums, const linear_keys *keys, heed_key_range range,

@@ -14,8 +14,6 @@
 
 #include <string.h>
 
-static int64_t new_length(const linear_plan *p, int64_t b) { return heed_query_length(&p->mask, b); }
-
 /* The rows of query heads first .. first + n, n <= HEED_MAX_PLAIN_ROWS, of new token i; n_recent rows count. */
 static void read_token(const linear_job *job, int64_t b, int64_t first, int n, int64_t i, int n_recent,
                        const feature_head *phi, const linear_scratch *s)
@@ -55,7 +53,7 @@ static void step_task(void *argument, int64_t index, int worker)
     const linear_plan *p = job->plan;
     const heed_linear_state *state = &p->state;
     int64_t b = index / p->k.shape[1], kv_head = index % p->k.shape[1], n_recent = state->recent_features.shape[2];
-    int64_t head = kv_head * job->group, n_tokens = new_length(p, b);
+    int64_t head = kv_head * job->group, n_tokens = heed_query_length(&p->mask, b);
     linear_scratch s = heed_linear_scratch(job, worker);
     feature_head key_phi = heed_feature_head(job->kernels, &p->key_map, kv_head, HEED_FEATURES_OF_KEYS);
     for (int64_t i = 0; i < n_tokens; i++) {
@@ -87,7 +85,7 @@ void heed_linear_step_run(heed_context *context, const linear_plan *p)
     heed_report_start(context, "linear-steps", heed_linear_worker_bytes(p));
     heed_parallel_for(context, n_tasks, heed_count_workers(context, n_tasks, heed_linear_flops(p)), step_task, &job);
     for (int64_t b = 0; b < p->k.shape[0]; b++)
-        p->state.n_tokens[b] += new_length(p, b);
+        p->state.n_tokens[b] += heed_query_length(&p->mask, b);
 }
 
 /* ---- merge ---- */

@@ -70,7 +70,7 @@ linear_keys heed_linear_keys(const linear_job *job, int64_t b, int64_t kv_head)
     const uint8_t *visible = visible_keys(p, b, kv_head);
     linear_keys keys = {.b = b, .kv_head = kv_head};
     keys.phi = heed_feature_head(job->kernels, &p->key_map, kv_head, HEED_FEATURES_OF_KEYS);
-    keys.n = p->mask.mask.key_lengths ? p->mask.mask.key_lengths[b] : p->k.shape[2];
+    keys.n = heed_key_length(&p->mask, b);
     while (visible && keys.first < keys.n && !visible[keys.first])
         keys.first++;
     return keys;
@@ -134,6 +134,14 @@ void heed_linear_add(const linear_job *job, linear_sums to, linear_sums from)
     job->kernels->blend_rows(to.z, to.z, 1.0f, from.z, 1.0f, job->n_features);
 }
 
+void heed_linear_add_norms(const linear_job *job, float *z, const float *features, int n, const float *ones)
+{
+    for (int64_t c = 0; c < job->n_features; c += FEATURE_PANEL) {
+        int64_t width = heed_panel_width(job->n_features, c);
+        job->kernels->mix_rows(z + c, width, ones, ones, 0, 0, features + n * c, width, n, 1, width);
+    }
+}
+
 void heed_linear_add_block(const linear_job *job, linear_sums sums, const linear_block *block, const linear_scratch *s)
 {
     const heed_kernels *kernels = job->kernels;
@@ -145,9 +153,8 @@ void heed_linear_add_block(const linear_job *job, linear_sums sums, const linear
             kernels->mix_rows(heed_panel(sums.s, job->n_features, d) + c * width, width, s->ones, features, 1,
                               n_features, block->values + d, block->values_stride, block->n, (int)n_features, width);
         }
-        kernels->mix_rows(sums.z + c, n_features, s->ones, s->ones, 0, 0, features, n_features, block->n, 1,
-                          n_features);
     }
+    heed_linear_add_norms(job, sums.z, block->features, block->n, s->ones);
 }
 
 void heed_linear_add_keys(const linear_job *job, linear_sums sums, const linear_keys *keys, heed_key_range range,
