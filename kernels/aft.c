@@ -104,7 +104,7 @@ void HEED_FN(aft_join)(float *rows, int64_t stride, const float *restrict state,
         vf den = sum_of_rows(state + c, AFT_DEN, AFT_NEW_DEN, n_channels, width);
         vf ref = sum_of_rows(state + c, AFT_REF_K, AFT_REF_W, n_channels, width);
         if (other) {
-            vf key = vf_load_n(other + c, width), above = vf_sub(key, ref), e = exp_vector(vf_sub(zero, vf_abs(above)));
+            vf key = vf_load_n(other + c, width), above = vf_sub(key, ref), e = exp_vector(vf_minus_abs(above));
             vm higher = vf_lt(zero, above);
             vf weight = vf_select(vf_eq(key, low), zero, vf_select(higher, one, e));
             num = vf_fma(weight, vf_load_n(other + other_stride + c, width), vf_mul(num, vf_select(higher, e, one)));
@@ -247,7 +247,16 @@ HEED_INLINE void store_gated(float *out, const float *q, vf x, int width)
 
 void HEED_FN(gate_array)(float *out, const float *q, const float *x, int64_t n)
 {
-    for (int64_t i = 0; i < n; i += VF_LANES) {
+    int64_t i = 0;
+    for (; i + EXP_VECTORS * VF_LANES <= n; i += EXP_VECTORS * VF_LANES) {
+        vf gate[EXP_VECTORS];
+        load_each(gate, q + i);
+        sigmoid_each(gate, EXP_VECTORS);
+        HEED_UNROLL
+        for (int v = 0; v < EXP_VECTORS; v++)
+            vf_store(out + i + v * VF_LANES, vf_mul(gate[v], vf_load(x + i + v * VF_LANES)));
+    }
+    for (; i < n; i += VF_LANES) {
         int width = lanes_left(n - i);
         store_gated(out + i, q + i, vf_load_n(x + i, width), width);
     }

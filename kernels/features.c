@@ -27,10 +27,20 @@ void HEED_FN(relu_array)(float *y, const float *x, float factor, float eps, int6
 void HEED_FN(softplus_array)(float *y, const float *x, int64_t n)
 {
     int64_t i = 0;
-    for (; i + VF_LANES <= n; i += VF_LANES)
-        vf_store(y + i, softplus(vf_load(x + i)));
-    if (i < n)
-        vf_store_n(y + i, softplus(vf_load_n(x + i, (int)(n - i))), (int)(n - i));
+    for (; i + EXP_VECTORS * VF_LANES <= n; i += EXP_VECTORS * VF_LANES) {
+        vf part[EXP_VECTORS];
+        load_each(part, x + i);
+        softplus_each(part, EXP_VECTORS);
+        HEED_UNROLL
+        for (int v = 0; v < EXP_VECTORS; v++)
+            vf_store(y + i + v * VF_LANES, part[v]);
+    }
+    for (; i < n; i += VF_LANES) {
+        int width = lanes_left(n - i);
+        vf part = vf_load_n(x + i, width);
+        softplus_each(&part, 1);
+        vf_store_n(y + i, part, width);
+    }
 }
 
 /* Row t of n_channels features in panels: the vectors from channel c on. */
@@ -100,7 +110,7 @@ void HEED_FN(gate_slope_array)(float *ds, const float *s, const float *f, const 
     for (int64_t i = 0; i < n; i += VF_LANES) {
         int width = lanes_left(n - i);
         /* sigmoid(s) sigmoid(-s), as 1 - sigmoid(s) would cancel */
-        vf e = exp_below(vf_sub(vf_zero(), vf_abs(vf_load_n(s + i, width))));
+        vf e = exp_below(vf_minus_abs(vf_load_n(s + i, width)));
         vf inverse = vf_reciprocal(vf_add(one, e));
         vf slope = vf_mul(vf_mul(e, inverse), inverse);
         vf_store_n(ds + i, vf_mul(vf_mul(vf_load_n(dy + i, width), vf_load_n(f + i, width)), slope), width);

@@ -8,11 +8,17 @@ HEED_INLINE vf load_lanes(const float *x, const int n_vectors, int width)
     return n_vectors > 1 ? vf_load(x) : vf_load_n(x, width);
 }
 
-/* n_rows and n_vectors are literals at every call, or the accumulators would live in memory; a vector alone has
- * `width` lanes. Each block is summed from zero before it joins O, as in values_tile. */
+/* Rows of P that stream through are asked for so many rows ahead. */
+enum { MIX_ROWS_AHEAD = 2 * MIX_ROWS };
+
+/* n_rows, n_vectors and streams are literals at every call, or the accumulators would live in memory; a vector alone has
+ * `width` lanes. Each block is summed from zero before it joins O, as in values_tile. What streams through is asked for a
+ * line of each row at a time: at each key the addresses would take up the ports of the products, and more lines than
+ * can be under way at once would hold up everything behind them. */
 HEED_INLINE void mix_block(float *restrict o, int64_t o_stride, const float *restrict rescale, const float *restrict p,
                            int64_t p_stride, int64_t p_step, const float *restrict e, int64_t e_stride, int n_keys,
-                           const int n_rows, const int n_vectors, int width)
+                           const float *ahead, int64_t ahead_stride, const int n_rows, const int n_vectors, int width,
+                           const int streams)
 {
     vf sum[MIX_ROWS][MIX_VECTORS];
     HEED_UNROLL
@@ -21,17 +27,31 @@ HEED_INLINE void mix_block(float *restrict o, int64_t o_stride, const float *res
         for (int v = 0; v < n_vectors; v++)
             sum[t][v] = vf_zero();
     }
-    for (int64_t j = 0; j < n_keys; j++) {
-        vf lanes[MIX_VECTORS];
-        HEED_UNROLL
-        for (int v = 0; v < n_vectors; v++)
-            lanes[v] = vf_keep(load_lanes(e + j * e_stride + v * VF_LANES, n_vectors, width));
-        HEED_UNROLL
-        for (int t = 0; t < n_rows; t++) {
-            vf weight = vf_keep(vf_set1(p[t * p_stride + j * p_step]));
+    for (int left = n_keys; left > 0;) {
+        int together = streams && left > LINE_FLOATS ? LINE_FLOATS : left;
+        left -= together;
+        if (streams) {
+            HEED_UNROLL
+            for (int t = 0; t < n_rows; t++) {
+                prefetch(p, t + MIX_ROWS_AHEAD, p_stride);
+                prefetch(ahead, t, ahead_stride);
+            }
+            ahead += LINE_FLOATS;
+        }
+        for (; together > 0; together--) {
+            vf lanes[MIX_VECTORS];
             HEED_UNROLL
             for (int v = 0; v < n_vectors; v++)
-                sum[t][v] = vf_fma(weight, lanes[v], sum[t][v]);
+                lanes[v] = vf_keep(load_lanes(e + v * VF_LANES, n_vectors, width));
+            HEED_UNROLL
+            for (int t = 0; t < n_rows; t++) {
+                vf weight = vf_keep(vf_set1(p[t * p_stride]));
+                HEED_UNROLL
+                for (int v = 0; v < n_vectors; v++)
+                    sum[t][v] = vf_fma(weight, lanes[v], sum[t][v]);
+            }
+            p += p_step;
+            e += e_stride;
         }
     }
     HEED_UNROLL
@@ -50,28 +70,31 @@ HEED_INLINE void mix_block(float *restrict o, int64_t o_stride, const float *res
 }
 
 /* Function by function: with others beside it a block would not keep its registers. */
-#define MIX_MICRO(suffix, n_rows, n_vectors)                                                                           \
+#define MIX_MICRO(suffix, n_rows, n_vectors, streams)                                                                  \
     static HEED_NOINLINE void mix_micro_##suffix(float *restrict o, int64_t o_stride, const float *restrict rescale,   \
                                                  const float *restrict p, int64_t p_stride, int64_t p_step,            \
-                                                 const float *restrict e, int64_t e_stride, int n_keys, int width)     \
+                                                 const float *restrict e, int64_t e_stride, int n_keys, int width,     \
+                                                 const float *ahead, int64_t ahead_stride)                             \
     {                                                                                                                  \
-        mix_block(o, o_stride, rescale, p, p_stride, p_step, e, e_stride, n_keys, n_rows, n_vectors, width);           \
+        mix_block(o, o_stride, rescale, p, p_stride, p_step, e, e_stride, n_keys, ahead, ahead_stride, n_rows,         \
+                  n_vectors, width, streams);                                                                          \
     }
 
 typedef void mix_micro(float *restrict o, int64_t o_stride, const float *restrict rescale, const float *restrict p,
                        int64_t p_stride, int64_t p_step, const float *restrict e, int64_t e_stride, int n_keys,
-                       int width);
+                       int width, const float *ahead, int64_t ahead_stride);
 
-MIX_MICRO(whole, MIX_ROWS, MIX_VECTORS)
-MIX_MICRO(whole_vector, MIX_ROWS, 1)
-MIX_MICRO(half, MIX_ROWS / 2, MIX_VECTORS)
-MIX_MICRO(half_vector, MIX_ROWS / 2, 1)
-MIX_MICRO(single, 1, MIX_VECTORS)
-MIX_MICRO(single_vector, 1, 1)
+MIX_MICRO(whole, MIX_ROWS, MIX_VECTORS, 0)
+MIX_MICRO(whole_vector, MIX_ROWS, 1, 0)
+MIX_MICRO(half, MIX_ROWS / 2, MIX_VECTORS, 0)
+MIX_MICRO(half_vector, MIX_ROWS / 2, 1, 0)
+MIX_MICRO(single, 1, MIX_VECTORS, 0)
+MIX_MICRO(single_vector, 1, 1, 0)
+MIX_MICRO(streams, MIX_ROWS, MIX_VECTORS, 1)
 
 void HEED_FN(mix_rows)(float *restrict o, int64_t o_stride, const float *restrict rescale, const float *restrict p,
                        int64_t p_stride, int64_t p_step, const float *restrict e, int64_t e_stride, int n_keys,
-                       int n_rows, int64_t n_channels)
+                       int n_rows, int64_t n_channels, const float *ahead, int64_t ahead_stride)
 {
     static const int rows[3] = {MIX_ROWS, MIX_ROWS / 2, 1};
     static mix_micro *const micros[3] = {mix_micro_whole, mix_micro_half, mix_micro_single};
@@ -83,12 +106,15 @@ void HEED_FN(mix_rows)(float *restrict o, int64_t o_stride, const float *restric
             float *row = o + t * o_stride;
             const float *weights = p + t * p_stride;
             int64_t c = 0;
-            for (; c + whole <= n_channels; c += whole)
-                micros[size](row + c, o_stride, rescale ? rescale + t : rescale, weights, p_stride, p_step, e + c,
-                             e_stride, n_keys, VF_LANES);
+            const float *factors = rescale ? rescale + t : rescale, *asked = ahead ? ahead + t * ahead_stride : ahead;
+            for (; c + whole <= n_channels; c += whole) {
+                mix_micro *micro = ahead && size == 0 && c == 0 ? mix_micro_streams : micros[size];
+                micro(row + c, o_stride, factors, weights, p_stride, p_step, e + c, e_stride, n_keys, VF_LANES, asked,
+                      ahead_stride);
+            }
             for (; c < n_channels; c += VF_LANES)
-                vector_micros[size](row + c, o_stride, rescale ? rescale + t : rescale, weights, p_stride, p_step,
-                                    e + c, e_stride, n_keys, lanes_left(n_channels - c));
+                vector_micros[size](row + c, o_stride, factors, weights, p_stride, p_step, e + c, e_stride, n_keys,
+                                    lanes_left(n_channels - c), ahead, ahead_stride);
         }
     }
 }

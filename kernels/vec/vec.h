@@ -22,11 +22,11 @@
  * vf_max(a, b)            a > b ? a : b: where either is NaN, b
  * vf_min(a, b)            a < b ? a : b: likewise
  * vf_abs(x)               sign cleared, NaN stays NaN
- * vf_round(x)             to the nearest integer, |x| < 2^22 or infinite or NaN
+ * vf_minus_abs(x)         sign set, NaN stays NaN
  * vf_clamp_exponent(x, low)  at least low, NaN stays NaN; the identity where vf_scale2 takes any exponent
  * vf_fraction(x)          x - floor(x), rounded: in [0, 1]; any finite value for infinite x; NaN for NaN
  * vf_scale2(x, y)         x 2^floor(y) for x in [1/2, 2] and y as vf_clamp_exponent leaves it: 0 for y < -126, inf from
- *                         2^128 on; NaN x gives NaN, unless y = -inf: then 0
+ *                         2^128 on; NaN x gives NaN, but 0 for y < -126 where vf_clamp_exponent is the identity
  * vf_eq, vf_lt, vf_unordered          comparisons; NaN compares false except in vf_unordered(a, b): either is NaN
  * vf_select(m, a, b)      a where m, else b
  * vf_sum(x)               the sum of the lanes, added pairwise
@@ -46,6 +46,9 @@
 #else
 #define HEED_UNROLL _Pragma("clang loop unroll(full)")
 #endif
+
+/* 1.5 2^23: added to a number below 2^22 it pushes the fraction out of the significand, rounded to nearest. */
+#define VF_ROUNDER 12582912.0f
 
 #define HEED_NOINLINE __attribute__((noinline))
 #define HEED_INLINE static inline __attribute__((always_inline))

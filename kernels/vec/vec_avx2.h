@@ -58,7 +58,7 @@ static inline vf vf_divide(vf x, vf y, vf inverse)
 static inline vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
 static inline vf vf_min(vf a, vf b) { return _mm256_min_ps(a, b); }
 static inline vf vf_abs(vf x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
-static inline vf vf_round(vf x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+static inline vf vf_minus_abs(vf x) { return _mm256_or_ps(_mm256_set1_ps(-0.0f), x); }
 
 static inline vf vf_clamp_exponent(vf x, float low) { return vf_max(vf_set1(low), x); }
 

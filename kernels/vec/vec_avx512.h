@@ -54,8 +54,7 @@ static inline vf vf_divide(vf x, vf y, vf inverse)
 static inline vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 static inline vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 static inline vf vf_abs(vf x) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), x); }
-
-static inline vf vf_round(vf x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+static inline vf vf_minus_abs(vf x) { return _mm512_or_ps(_mm512_set1_ps(-0.0f), x); }
 
 /* scalef takes any exponent, infinite ones too, and rounds it down by itself. */
 static inline vf vf_clamp_exponent(vf x, float low)

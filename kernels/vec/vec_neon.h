@@ -76,7 +76,7 @@ static inline vf vf_divide(vf x, vf y, vf inverse)
 static inline vf vf_max(vf a, vf b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
 static inline vf vf_min(vf a, vf b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
 static inline vf vf_abs(vf x) { return vabsq_f32(x); }
-static inline vf vf_round(vf x) { return vrndnq_f32(x); }
+static inline vf vf_minus_abs(vf x) { return vnegq_f32(vabsq_f32(x)); }
 
 static inline vf vf_clamp_exponent(vf x, float low) { return vf_max(vf_set1(low), x); }
 

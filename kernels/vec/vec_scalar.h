@@ -44,15 +44,13 @@ static inline vf vf_divide(vf x, vf y, vf inverse)
 static inline vf vf_max(vf a, vf b) { return a > b ? a : b; }
 static inline vf vf_min(vf a, vf b) { return a < b ? a : b; }
 static inline vf vf_abs(vf x) { return __builtin_fabsf(x); }
-
-/* Adding 1.5 2^23 pushes the fraction out of the significand, rounded to nearest. */
-static inline vf vf_round(vf x) { return (x + 12582912.0f) - 12582912.0f; }
+static inline vf vf_minus_abs(vf x) { return -__builtin_fabsf(x); }
 
 static inline vf vf_clamp_exponent(vf x, float low) { return vf_max(low, x); }
 
 static inline vf vf_floor(vf x)
 {
-    vf nearest = vf_round(x);
+    vf nearest = (x + VF_ROUNDER) - VF_ROUNDER;
     return nearest > x ? nearest - 1.0f : nearest;
 }
 

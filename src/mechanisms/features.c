@@ -115,7 +115,8 @@ void heed_feature_product(const heed_kernels *kernels, feature_rows x, int64_t n
             int64_t stride;
             const float *rows = heed_feature_columns(x, n_in, r, &stride);
             kernels->mix_rows(heed_panel(o, x.n, c), width, add || r > 0 ? ones : NULL, rows, stride, 1,
-                              w + r * w_stride + c, w_stride, (int)heed_panel_width(n_in, r), x.n, width);
+                              w + r * w_stride + c, w_stride, (int)heed_panel_width(n_in, r), x.n, width,
+                              c == 0 && x.next ? x.next + r : NULL, x.next_stride);
         }
     }
 }
@@ -133,7 +134,7 @@ static void gate_argument(const feature_head *phi, const feature_layer *layer, f
 {
     if (layer->rank) {
         multiply(phi, x, &layer->a, parts.low, s);
-        multiply(phi, (feature_rows){parts.low, 0, x.n, 1}, &layer->b, parts.gate, s);
+        multiply(phi, heed_panel_rows(parts.low, x.n), &layer->b, parts.gate, s);
     } else {
         multiply(phi, x, &layer->wg, parts.gate, s);
     }
@@ -198,7 +199,7 @@ void heed_features(const feature_head *phi, feature_rows x, float *y, const feat
     for (int l = 0; l < map->n_layers; l++) {
         float *to = l == map->n_layers - 1 ? y : s->layers[l % 2];
         heed_feature_layer_apply(phi, &map->layers[l], x, (feature_parts){to, s->gate, s->low}, to, s);
-        x = (feature_rows){to, 0, x.n, 1};
+        x = heed_panel_rows(to, x.n);
     }
 }
 

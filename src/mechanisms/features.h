@@ -34,18 +34,33 @@ static inline int64_t heed_panel_width(int64_t n_columns, int64_t c)
 /* Where the panel that starts with column c stands. */
 static inline float *heed_panel(float *matrix, int64_t n_rows, int64_t c) { return matrix + n_rows * c; }
 
-/* Rows of a block: `stride` apart, or in panels. */
+/* Rows of a block: `stride` apart, or in panels; and as many rows that are worked on next, or NULL. */
 typedef struct feature_rows {
     const float *x;
     int64_t stride;
     int n;
     int in_panels;
+    const float *next;
+    int64_t next_stride;
 } feature_rows;
 
 /* Rows of a tensor that has them. */
 static inline feature_rows heed_feature_rows(const heed_tensor *x, int64_t b, int64_t h, int64_t first, int n)
 {
-    return (feature_rows){(const float *)x->data + heed_offset(x, b, h, first), x->stride[2], n, 0};
+    return (feature_rows){.x = (const float *)x->data + heed_offset(x, b, h, first), .stride = x->stride[2], .n = n};
+}
+
+static inline feature_rows heed_panel_rows(const float *x, int n)
+{
+    return (feature_rows){.x = x, .n = n, .in_panels = 1};
+}
+
+/* x, and while it is worked on, rows that are needed next are asked for. */
+static inline feature_rows heed_rows_before(feature_rows x, const float *next, int64_t next_stride)
+{
+    x.next = next;
+    x.next_stride = next_stride;
+    return x;
 }
 
 /* Columns c .. of such rows, up to the end of their panel; *stride apart. */

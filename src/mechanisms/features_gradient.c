@@ -84,7 +84,7 @@ float *heed_features_record(const feature_head *phi, feature_rows x, const featu
         y = trace->y;
         heed_feature_layer_apply(phi, &map->layers[l], x, (feature_parts){trace->before, trace->gate, trace->low}, y,
                                  s);
-        x = (feature_rows){y, 0, x.n, 1};
+        x = heed_panel_rows(y, x.n);
     }
     return y;
 }
@@ -100,7 +100,7 @@ void heed_feature_outer(const heed_kernels *kernels, feature_rows x, int64_t n_r
         for (int64_t c = 0; c < n_columns; c += FEATURE_PANEL) {
             int64_t width = heed_panel_width(n_columns, c);
             kernels->mix_rows(o + r * stride + c, stride, ones, columns, 1, x_stride, y + x.n * c, width, x.n, (int)n,
-                              width);
+                              width, NULL, 0);
         }
     }
 }
@@ -112,7 +112,7 @@ static const float *through(const feature_head *phi, feature_rows x, const heed_
     int64_t in = w->shape[2], out = w->shape[3];
     if (dw->data)
         heed_feature_outer(phi->kernels, x, in, dy, out, heed_row(dw, 0, phi->head, 0), dw->stride[2], s->ones);
-    heed_feature_product(phi->kernels, (feature_rows){dy, 0, x.n, 1}, out, transposed, in, in, dx, s->ones, add);
+    heed_feature_product(phi->kernels, heed_panel_rows(dy, x.n), out, transposed, in, in, dx, s->ones, add);
     return transposed + in * out;
 }
 
@@ -193,7 +193,7 @@ static float *layer_gradient(const feature_head *phi, int l, feature_rows x, flo
         favor_norm(phi, layer, x, dy, dx, tape, s);
     if (gated && layer->rank) {
         const float *b = transposed + layer->in * layer->rank;
-        through(phi, (feature_rows){trace->low, 0, x.n, 1}, &layer->b, &g->b[l], tape->more, b, tape->low, 0, s);
+        through(phi, heed_panel_rows(trace->low, x.n), &layer->b, &g->b[l], tape->more, b, tape->low, 0, s);
         through(phi, x, &layer->a, &g->a[l], tape->low, transposed, dx, 1, s);
     } else if (gated) {
         through(phi, x, &layer->wg, &g->wg[l], tape->more, transposed, dx, 1, s);
@@ -209,7 +209,7 @@ float *heed_features_gradient(const feature_head *phi, feature_rows x, float *dy
         transposed += matrix_floats(&phi->map->layers[l]);
     for (int l = phi->map->n_layers - 1; l >= 0; l--) {
         transposed -= matrix_floats(&phi->map->layers[l]);
-        feature_rows in = l > 0 ? (feature_rows){tape->layers[l - 1].y, 0, x.n, 1} : x;
+        feature_rows in = l > 0 ? heed_panel_rows(tape->layers[l - 1].y, x.n) : x;
         dy = layer_gradient(phi, l, in, dy, transposed, tape, gradients, s);
     }
     return dy;

@@ -134,8 +134,8 @@ static key_block take_keys(const backward_walk *w, heed_key_range range)
             s->base.values[t * dv + c] = shown ? block.v.x[t * block.v.stride + c] : 0.0f;
     }
     if (hides) {
-        block.k = (feature_rows){s->rows, d, n, 0};
-        block.v = (feature_rows){s->base.values, dv, n, 0};
+        block.k = (feature_rows){.x = s->rows, .stride = d, .n = n};
+        block.v = (feature_rows){.x = s->base.values, .stride = dv, .n = n};
     }
     float *g = heed_features_record(&w->keys.phi, block.k, &s->keys, &s->base.layers);
     for (int t = 0; hides && t < n; t++) {
@@ -234,7 +234,7 @@ static void start_keys(const backward_walk *w, const key_block *block)
     int n = block->k.n;
     heed_feature_product(job->kernels, block->v, job->n_values, s->ds_transposed, job->n_features, job->n_features,
                          s->raw, s->base.layers.ones, 0);
-    heed_feature_product(job->kernels, (feature_rows){block->g, 0, n, 1}, job->n_features, s->ds.s, job->n_values,
+    heed_feature_product(job->kernels, heed_panel_rows(block->g, n), job->n_features, s->ds.s, job->n_values,
                          job->n_values, s->dv, s->base.layers.ones, 0);
 }
 
@@ -361,8 +361,8 @@ static void scale_douts(const backward_walk *w, const row_block *block, const fl
 static void add_rows(const backward_walk *w, const row_block *block)
 {
     const linear_job *job = w->job;
-    heed_feature_outer(job->kernels, (feature_rows){block->f, 0, block->n, 1}, job->n_features, w->s.douts,
-                       job->n_values, w->s.ds.s, job->n_values, w->s.base.layers.ones);
+    heed_feature_outer(job->kernels, heed_panel_rows(block->f, block->n), job->n_features, w->s.douts, job->n_values,
+                       w->s.ds.s, job->n_values, w->s.base.layers.ones);
 }
 
 /* ---- every row sees every key ---- */
@@ -464,8 +464,8 @@ static void add_terms(const backward_walk *w, const tile_sum *x, int o_first, in
     for (int64_t c = 0; c < x->n_columns; c += FEATURE_PANEL) {
         int64_t width = heed_panel_width(x->n_columns, c);
         w->job->kernels->mix_rows(heed_panel(x->o, x->o_rows, c) + o_first * width, width, w->s.base.layers.ones, p,
-                                  row_step, term_step, x->e + x->e_rows * c + e_first * width, width, n_terms, n,
-                                  width);
+                                  row_step, term_step, x->e + x->e_rows * c + e_first * width, width, n_terms, n, width,
+                                  NULL, 0);
     }
 }
 
@@ -542,13 +542,13 @@ static void chunk_back(const backward_walk *w, const chunk *x, const float *inve
     }
     for (int64_t g = 0; g < job->group; g++, inverse += x->n, slope += x->n) {
         row_block block = take_rows(w, w->keys.kv_head * job->group + g, x->first, x->n, 0);
-        feature_rows douts = {s->douts, 0, x->n, 1}, f = {block.f, 0, x->n, 1};
+        feature_rows douts = heed_panel_rows(s->douts, x->n), f = heed_panel_rows(block.f, x->n);
         scale_douts(w, &block, inverse);
         for (int r = 0; has_keys && r < x->n; r += lanes) {
             int n = (int)heed_smaller(x->n - r, lanes);
             visible_products(w, x, r, n, douts, keys.v, job->n_values);
             add_to_keys(w, &(tile_sum){s->raw, keys.k.n, block.f, x->n, job->n_features}, r, n);
-            visible_products(w, x, r, n, f, (feature_rows){keys.g, 0, keys.k.n, 1}, job->n_features);
+            visible_products(w, x, r, n, f, heed_panel_rows(keys.g, keys.k.n), job->n_features);
             add_to_keys(w, &(tile_sum){s->dv, keys.k.n, s->douts, x->n, job->n_values}, r, n);
         }
         memset(s->run, 0, (size_t)job->n_features * sizeof *s->run);

@@ -81,7 +81,7 @@ static void add_tile(const chunk_walk *w, int first, int n, float *out, int64_t 
     for (int r = 0; r < n; r += together) {
         int n_rows = (int)heed_smaller(together, n - r);
         kernels->mix_rows(out + r * out_stride, out_stride, s->layers.ones, s->tile + r, 1, lanes, w->block.values,
-                          w->block.values_stride, (int)s->ends[r + n_rows - 1], n_rows, job->n_values);
+                          w->block.values_stride, (int)s->ends[r + n_rows - 1], n_rows, job->n_values, NULL, 0);
     }
 }
 

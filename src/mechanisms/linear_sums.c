@@ -84,8 +84,8 @@ linear_block heed_linear_block(const linear_job *job, const linear_keys *keys, h
     linear_block block = {.n = (int)(range.end - range.begin), .features = s->features};
     block.values = heed_row(&p->v, keys->b, keys->kv_head, range.begin);
     block.values_stride = p->v.stride[2];
-    heed_features(&keys->phi, heed_feature_rows(&p->k, keys->b, keys->kv_head, range.begin, block.n), s->features,
-                  &s->layers);
+    feature_rows x = heed_feature_rows(&p->k, keys->b, keys->kv_head, range.begin, block.n);
+    heed_features(&keys->phi, heed_rows_before(x, block.values, block.values_stride), s->features, &s->layers);
     int hides = 0;
     for (int t = 0; visible && t < block.n; t++)
         hides |= !visible[range.begin + t];
@@ -116,8 +116,9 @@ feature_head heed_linear_query_map(const linear_job *job, int64_t head)
 void heed_linear_queries(const linear_job *job, const feature_head *phi, int64_t b, int64_t head, int64_t i, int n,
                          const linear_scratch *s)
 {
-    const heed_tensor *q = &job->plan->q;
-    heed_features(phi, heed_feature_rows(q, b, head, i, n), s->query_features, &s->layers);
+    const heed_tensor *q = &job->plan->q, *out = &job->plan->out;
+    feature_rows x = heed_feature_rows(q, b, head, i, n);
+    heed_features(phi, heed_rows_before(x, heed_row(out, b, head, i), out->stride[2]), s->query_features, &s->layers);
 }
 
 /* ---- sums ---- */
@@ -138,7 +139,7 @@ void heed_linear_add_norms(const linear_job *job, float *z, const float *feature
 {
     for (int64_t c = 0; c < job->n_features; c += FEATURE_PANEL) {
         int64_t width = heed_panel_width(job->n_features, c);
-        job->kernels->mix_rows(z + c, width, ones, ones, 0, 0, features + n * c, width, n, 1, width);
+        job->kernels->mix_rows(z + c, width, ones, ones, 0, 0, features + n * c, width, n, 1, width, NULL, 0);
     }
 }
 
@@ -151,7 +152,8 @@ void heed_linear_add_block(const linear_job *job, linear_sums sums, const linear
         for (int64_t d = 0; d < job->n_values; d += FEATURE_PANEL) {
             int64_t width = heed_panel_width(job->n_values, d);
             kernels->mix_rows(heed_panel(sums.s, job->n_features, d) + c * width, width, s->ones, features, 1,
-                              n_features, block->values + d, block->values_stride, block->n, (int)n_features, width);
+                              n_features, block->values + d, block->values_stride, block->n, (int)n_features, width,
+                              NULL, 0);
         }
     }
     heed_linear_add_norms(job, sums.z, block->features, block->n, s->ones);
@@ -182,7 +184,8 @@ void heed_linear_read(const linear_job *job, linear_sums sums, int n, float *out
         for (int64_t d = 0; d < job->n_values; d += FEATURE_PANEL) {
             int64_t width = heed_panel_width(job->n_values, d);
             kernels->mix_rows(out + d, out_stride, c > 0 ? s->layers.ones : NULL, features, n_features, 1,
-                              heed_panel(sums.s, job->n_features, d) + c * width, width, (int)n_features, n, width);
+                              heed_panel(sums.s, job->n_features, d) + c * width, width, (int)n_features, n, width,
+                              NULL, 0);
         }
     }
 }
@@ -212,9 +215,9 @@ void heed_linear_fold(const heed_kernels *kernels, const heed_linear_state *from
         int64_t width = heed_panel_width(n_features, c);
         const float *columns = heed_row(features, b, kv_head, 0) + c;
         kernels->mix_rows(heed_row(&to->sums, b, kv_head, c), to->sums.stride[2], ones, columns, 1, features->stride[2],
-                          heed_row(values, b, kv_head, 0), values->stride[2], n_recent, (int)width, n_values);
+                          heed_row(values, b, kv_head, 0), values->stride[2], n_recent, (int)width, n_values, NULL, 0);
         kernels->mix_rows(heed_row(&to->norms, b, kv_head, 0) + c, 0, ones, ones, 0, 0, columns, features->stride[2],
-                          n_recent, 1, width);
+                          n_recent, 1, width, NULL, 0);
     }
 }
 
