@@ -212,11 +212,21 @@ static void call_dot_rows(const heed_kernels *k)
     k->dot_rows(ops.m, ops.q, CHANNELS, ops.rescale, 0, rows_of(k), CHANNELS);
 }
 
-static void call_divide_rows(const heed_kernels *k) { k->divide_rows(ops.o, CHANNELS, ops.l, rows_of(k), CHANNELS); }
+static void call_divide_rows(const heed_kernels *k)
+{
+    k->divide_rows(ops.o, CHANNELS, ops.o, CHANNELS, ops.l, rows_of(k), CHANNELS);
+}
 
 static void call_finite_rows(const heed_kernels *k) { k->finite_rows(ops.keys, CHANNELS, rows_of(k), CHANNELS); }
 
 static void call_prefix_tile(const heed_kernels *k) { k->prefix_tile(ops.s, ops.m, ops.end, KEYS, HEED_TILE_VECTORS); }
+
+static void call_weigh_tile(const heed_kernels *k)
+{
+    k->weigh_tile(ops.s, ops.rescale, ops.l, ops.end, KEYS, HEED_TILE_VECTORS);
+}
+
+static void call_dot_tile(const heed_kernels *k) { k->dot_tile(ops.m, ops.s, ops.p, ops.end, KEYS, HEED_TILE_VECTORS); }
 
 static void call_elu1_array(const heed_kernels *k) { k->elu1_array(ops.y, ops.x, ARRAY); }
 
@@ -286,6 +296,8 @@ enum {
     elements_divide_rows = CHANNELS,
     elements_finite_rows = CHANNELS,
     elements_prefix_tile = KEYS,
+    elements_weigh_tile = KEYS,
+    elements_dot_tile = KEYS,
     elements_elu1_array = ARRAY,
     elements_relu_array = ARRAY,
     elements_softplus_array = ARRAY,

@@ -119,9 +119,12 @@ enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STA
  *                in panel c / FEATURE_PANEL; panels are panel_stride apart, and their rows lie without gaps. shift = NULL:
  *                the row's largest factor y. factor > 0. Where shift is +inf, finite y give eps scale.
  * dot_rows       sums[t] += sum_c a[t * a_stride + c] b[t * b_stride + c], t < n_rows, c < n_channels
- * divide_rows    o[t * o_stride + c] /= den[t], by its reciprocal; 0 where |den[t]| < 2^-126
+ * divide_rows    o[t * o_stride + c] = x[t * x_stride + c] / den[t], by its reciprocal; 0 where |den[t]| < 2^-126;
+ *                o may be x
  * finite_rows    whether all of x[t * x_stride + c], t < n_rows, c < n_channels, are finite
  * prefix_tile    s[j][r] = 0 unless j < end[r]; sums[r] += sum_j s[j][r], the sum in the order of j from zero
+ * weigh_tile     s[j][r] = s[j][r] factor[r] + more[r] where j < end[r], else 0
+ * dot_tile       sums[r] += sum_j a[j][r] b[j][r] over j < end[r], in their order from zero
  * gate_array     out[i] = x[i] / (1 + e^-q[i]), sigmoid to 3 ulp, 0 where it is below 2^-126, any q; out may be x
  * stream_gate    the same, x instead where q is NULL, out no part of either; where out is aligned to a vector it goes past
  *                the caches, and other threads see it after this one's next stream_fence
@@ -202,9 +205,15 @@ enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STA
     X(void, dot_rows,                                                                                                  \
       (float *restrict sums, const float *a, int64_t a_stride, const float *b, int64_t b_stride, int n_rows,           \
        int64_t n_channels))                                                                                            \
-    X(void, divide_rows, (float *o, int64_t o_stride, const float *den, int n_rows, int64_t n_channels))               \
+    X(void, divide_rows,                                                                                               \
+      (float *o, int64_t o_stride, const float *x, int64_t x_stride, const float *den, int n_rows,                     \
+       int64_t n_channels))                                                                                            \
     X(int, finite_rows, (const float *x, int64_t x_stride, int n_rows, int64_t n_channels))                            \
     X(void, prefix_tile, (float *restrict s, float *restrict sums, const float *end, int n_keys, int n_vectors))       \
+    X(void, weigh_tile,                                                                                                \
+      (float *restrict s, const float *factor, const float *more, const float *end, int n_keys, int n_vectors))        \
+    X(void, dot_tile,                                                                                                  \
+      (float *restrict sums, const float *a, const float *b, const float *end, int n_keys, int n_vectors))             \
     X(void, elu1_array, (float *y, const float *x, int64_t n))                                                         \
     X(void, relu_array, (float *y, const float *x, float factor, float eps, int64_t n))                                \
     X(void, softplus_array, (float *y, const float *x, int64_t n))                                                     \

@@ -49,7 +49,7 @@ static void read_rows(const linear_job *job, const linear_keys *keys, int64_t he
             float *out = heed_row(&p->out, keys->b, head, i);
             heed_linear_queries(job, &phi, keys->b, head, i, n, s);
             heed_linear_read(job, total, n, out, p->out.stride[2], s);
-            job->kernels->divide_rows(out, p->out.stride[2], s->den, n, job->n_values);
+            job->kernels->divide_rows(out, p->out.stride[2], out, p->out.stride[2], s->den, n, job->n_values);
         }
     }
     heed_linear_store_nothing(job, keys->b, head, heed_larger(rows.begin, end), rows.end);

@@ -26,16 +26,16 @@ linear_job heed_linear_job(const heed_context *context, const linear_plan *plan)
 
 typedef struct linear_scratch {
     linear_sums total, part;
-    float *features;        /* of keys [HEED_LINEAR_BLOCK][C], in panels */
-    float *query_features;  /* [HEED_LINEAR_BLOCK][C], in panels */
-    float *values;          /* [HEED_LINEAR_BLOCK][Dv]: where hidden values must not be met */
-    float *den;             /* [HEED_LINEAR_BLOCK] */
-    float *ones;            /* [FEATURE_PANEL] */
-    float *tile, *more;     /* scores [HEED_LINEAR_CHUNK][HEED_MAX_TILE_LANES]; those of one panel of features */
-    float *packed;          /* query features [C][HEED_MAX_TILE_LANES], transposed */
-    float *ends, *row_sums; /* [HEED_MAX_TILE_LANES] */
-    float *rows, *sums;     /* of a step: [HEED_MAX_PLAIN_ROWS][Dv] */
-    float *weights;         /* of a step: of recent rows [HEED_LINEAR_MAX_RECENT] */
+    float *features;       /* of keys [HEED_LINEAR_BLOCK][C], in panels */
+    float *query_features; /* [HEED_LINEAR_BLOCK][C], in panels */
+    float *keys, *values;  /* [HEED_LINEAR_BLOCK][D], [..][Dv]: where hidden ones must not be met */
+    float *den;            /* [HEED_LINEAR_BLOCK] */
+    float *ones;           /* [FEATURE_PANEL] */
+    float *tile, *more;    /* products of a chunk [HEED_LINEAR_CHUNK][HEED_MAX_TILE_LANES]; those of one panel */
+    float *packed;         /* rows [FEATURE_PANEL][HEED_MAX_TILE_LANES], transposed */
+    float *row_sums;       /* [HEED_MAX_TILE_LANES] */
+    float *rows, *sums;    /* of a step: [HEED_MAX_PLAIN_ROWS][Dv] */
+    float *weights;        /* of a step: of recent rows [HEED_LINEAR_MAX_RECENT] */
     feature_scratch layers;
 } linear_scratch;
 
@@ -56,16 +56,18 @@ typedef struct linear_keys {
 
 linear_keys heed_linear_keys(const linear_job *job, int64_t b, int64_t kv_head);
 
-/* A block of keys: phi(k), 0 for hidden ones, in s->features, and values that are safe to multiply with these. */
+/* A block of keys: hidden ones, their values and features are 0. */
 typedef struct linear_block {
-    int n;
-    const float *features; /* [n][C], in panels */
-    const float *values;   /* [n][Dv] */
-    int64_t values_stride;
+    feature_rows k, v;
+    const float *features; /* phi(k) [k.n][C], in panels */
 } linear_block;
 
+/* With phi in s->features, or recorded on `tape`. */
 linear_block heed_linear_block(const linear_job *job, const linear_keys *keys, heed_key_range range,
-                               const linear_scratch *s);
+                               const linear_scratch *s, const feature_tape *tape);
+
+/* Whether key j is visible, its length aside. */
+int heed_linear_is_visible(const linear_plan *plan, const linear_keys *keys, int64_t j);
 
 /* phi(q) of rows [i, i + n) of a query head, in s->query_features. */
 void heed_linear_queries(const linear_job *job, const feature_head *phi, int64_t b, int64_t head, int64_t i, int n,
@@ -119,9 +121,6 @@ double heed_linear_flops(const linear_plan *plan);
 int heed_linear_has_past(const linear_plan *plan, int64_t b);
 
 /* ---- linear_causal.c ---- */
-
-/* The keys behind those that every one of n_rows rows from `first` on sees, up to the last one's. */
-heed_key_range heed_linear_chunk_keys(const linear_plan *plan, const linear_keys *keys, int64_t first, int n_rows);
 
 /* Tasks: kv heads. */
 void heed_linear_causal_task(void *job, int64_t index, int worker);

@@ -31,13 +31,13 @@ int64_t heed_linear_carve(linear_scratch *s, char *memory, const linear_plan *p)
     s->part.z = heed_arena_take_floats(&arena, c);
     s->features = heed_arena_take_floats(&arena, HEED_LINEAR_BLOCK * c);
     s->query_features = heed_arena_take_floats(&arena, HEED_LINEAR_BLOCK * c);
+    s->keys = heed_arena_take_floats(&arena, HEED_LINEAR_BLOCK * p->k.shape[3]);
     s->values = heed_arena_take_floats(&arena, HEED_LINEAR_BLOCK * dv);
     s->den = heed_arena_take_floats(&arena, HEED_LINEAR_BLOCK);
     s->ones = heed_arena_take_floats(&arena, FEATURE_PANEL);
     s->tile = heed_arena_take_floats(&arena, HEED_LINEAR_CHUNK * HEED_MAX_TILE_LANES);
     s->more = heed_arena_take_floats(&arena, HEED_LINEAR_CHUNK * HEED_MAX_TILE_LANES);
-    s->packed = heed_arena_take_floats(&arena, heed_larger(c, FEATURE_PANEL) * HEED_MAX_TILE_LANES);
-    s->ends = heed_arena_take_floats(&arena, HEED_MAX_TILE_LANES);
+    s->packed = heed_arena_take_floats(&arena, FEATURE_PANEL * HEED_MAX_TILE_LANES);
     s->row_sums = heed_arena_take_floats(&arena, HEED_MAX_TILE_LANES);
     s->rows = heed_arena_take_floats(&arena, HEED_MAX_PLAIN_ROWS * dv);
     s->sums = heed_arena_take_floats(&arena, HEED_MAX_PLAIN_ROWS * dv);
@@ -76,33 +76,51 @@ linear_keys heed_linear_keys(const linear_job *job, int64_t b, int64_t kv_head)
     return keys;
 }
 
+int heed_linear_is_visible(const linear_plan *p, const linear_keys *keys, int64_t j)
+{
+    const uint8_t *visible = visible_keys(p, keys->b, keys->kv_head);
+    return !visible || visible[j];
+}
+
+/* Rows of which those behind hidden keys are 0, in `copy`. */
+static feature_rows only_visible(feature_rows x, int64_t n_columns, const uint8_t *visible, float *copy)
+{
+    size_t bytes = (size_t)n_columns * sizeof *copy;
+    for (int t = 0; t < x.n; t++) {
+        if (visible[t])
+            memcpy(copy + t * n_columns, x.x + t * x.stride, bytes);
+        else
+            memset(copy + t * n_columns, 0, bytes);
+    }
+    return (feature_rows){.x = copy, .stride = n_columns, .n = x.n};
+}
+
 linear_block heed_linear_block(const linear_job *job, const linear_keys *keys, heed_key_range range,
-                               const linear_scratch *s)
+                               const linear_scratch *s, const feature_tape *tape)
 {
     const linear_plan *p = job->plan;
     const uint8_t *visible = visible_keys(p, keys->b, keys->kv_head);
-    linear_block block = {.n = (int)(range.end - range.begin), .features = s->features};
-    block.values = heed_row(&p->v, keys->b, keys->kv_head, range.begin);
-    block.values_stride = p->v.stride[2];
-    feature_rows x = heed_feature_rows(&p->k, keys->b, keys->kv_head, range.begin, block.n);
-    heed_features(&keys->phi, heed_rows_before(x, block.values, block.values_stride), s->features, &s->layers);
-    int hides = 0;
-    for (int t = 0; visible && t < block.n; t++)
-        hides |= !visible[range.begin + t];
-    if (!hides)
+    int n = (int)(range.end - range.begin), hides = 0;
+    linear_block block = {.features = s->features};
+    if (n == 0)
         return block;
-    for (int t = 0; t < block.n; t++) {
-        float *row = s->values + t * job->n_values;
-        size_t bytes = (size_t)job->n_values * sizeof *row;
-        if (visible[range.begin + t]) {
-            memcpy(row, block.values + t * block.values_stride, bytes);
-        } else {
-            memset(row, 0, bytes);
-            heed_feature_row_clear(s->features, job->n_features, block.n, t);
-        }
+    block.k = heed_feature_rows(&p->k, keys->b, keys->kv_head, range.begin, n);
+    block.v = heed_feature_rows(&p->v, keys->b, keys->kv_head, range.begin, n);
+    for (int t = 0; visible && t < n; t++)
+        hides |= !visible[range.begin + t];
+    if (hides) {
+        block.k = only_visible(block.k, p->k.shape[3], visible + range.begin, s->keys);
+        block.v = only_visible(block.v, job->n_values, visible + range.begin, s->values);
     }
-    block.values = s->values;
-    block.values_stride = job->n_values;
+    block.k = heed_rows_before(block.k, block.v.x, block.v.stride);
+    float *features = tape ? heed_features_record(&keys->phi, block.k, tape, &s->layers) : s->features;
+    if (!tape)
+        heed_features(&keys->phi, block.k, features, &s->layers);
+    for (int t = 0; hides && t < n; t++) {
+        if (!visible[range.begin + t])
+            heed_feature_row_clear(features, job->n_features, n, t);
+    }
+    block.features = features;
     return block;
 }
 
@@ -146,17 +164,17 @@ void heed_linear_add_norms(const linear_job *job, float *z, const float *feature
 void heed_linear_add_block(const linear_job *job, linear_sums sums, const linear_block *block, const linear_scratch *s)
 {
     const heed_kernels *kernels = job->kernels;
+    int n = block->k.n;
     for (int64_t c = 0; c < job->n_features; c += FEATURE_PANEL) {
         int64_t n_features = heed_panel_width(job->n_features, c);
-        const float *features = block->features + block->n * c;
+        const float *features = block->features + n * c;
         for (int64_t d = 0; d < job->n_values; d += FEATURE_PANEL) {
             int64_t width = heed_panel_width(job->n_values, d);
             kernels->mix_rows(heed_panel(sums.s, job->n_features, d) + c * width, width, s->ones, features, 1,
-                              n_features, block->values + d, block->values_stride, block->n, (int)n_features, width,
-                              NULL, 0);
+                              n_features, block->v.x + d, block->v.stride, n, (int)n_features, width, NULL, 0);
         }
     }
-    heed_linear_add_norms(job, sums.z, block->features, block->n, s->ones);
+    heed_linear_add_norms(job, sums.z, block->features, n, s->ones);
 }
 
 void heed_linear_add_keys(const linear_job *job, linear_sums sums, const linear_keys *keys, heed_key_range range,
@@ -165,7 +183,7 @@ void heed_linear_add_keys(const linear_job *job, linear_sums sums, const linear_
     range.begin = heed_larger(range.begin, keys->first);
     while (!heed_range_is_empty(range)) {
         heed_key_range part = {range.begin, heed_smaller(range.end, range.begin + HEED_LINEAR_BLOCK)};
-        linear_block block = heed_linear_block(job, keys, part, s);
+        linear_block block = heed_linear_block(job, keys, part, s, NULL);
         heed_linear_add_block(job, sums, &block, s);
         range.begin = part.end;
     }

@@ -605,7 +605,7 @@ static void check_divide_case(int64_t index, int n_rows, int64_t n_channels)
     }
     keep_bits(&o.memory);
     keep_bits(&den);
-    kernels->divide_rows(o.memory.data, o.stride, den.data, n_rows, n_channels);
+    kernels->divide_rows(o.memory.data, o.stride, o.memory.data, o.stride, den.data, n_rows, n_channels);
     for (int t = 0; t < n_rows; t++)
         for (int64_t c = 0; c < n_channels; c++)
             compare_quotient(o.memory.before[t * o.stride + c], den.data[t], row_value(&o, t, c), t, c);
