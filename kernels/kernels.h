@@ -38,6 +38,7 @@ enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STA
  * exp_array      y[i] = e^x[i], any x; <= 2 ulp on [-87.3, 88]; y may be x
  *
  * pack_tile      t[c][r] = scale rows[r][c] for r < n_rows, c < n_columns; lanes n_rows .. end of their vector = 0
+ * transpose      t[c * t_stride + r] = x[r * x_stride + c] for r < n_rows, c < n_columns
  * scores_tile    s[j][r] = sum_c q[c][r] k[j * k_stride + c], j < n_keys, c < n_channels; summed in chunks of channels
  *                that are added pairwise up to eights
  * softcap_tile   s[j][r] = cap tanh(s[j][r] / cap); absolute error <= 2 ulp of cap
@@ -134,6 +135,9 @@ enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STA
     X(void, exp2_array, (const float *x, float *y, int64_t n))                                                         \
     X(void, exp_array, (const float *x, float *y, int64_t n))                                                          \
     X(void, pack_tile, (float *t, const float *const *rows, int n_rows, int64_t n_columns, float scale))               \
+    X(void, transpose,                                                                                                 \
+      (float *restrict t, int64_t t_stride, const float *restrict x, int64_t x_stride, int64_t n_rows,                 \
+       int64_t n_columns))                                                                                             \
     X(void, scores_tile,                                                                                               \
       (float *restrict s, const float *restrict q, const float *restrict k, int64_t k_stride, int n_keys,              \
        int64_t n_channels, int n_vectors))                                                                             \

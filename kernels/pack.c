@@ -1,4 +1,5 @@
-/* pack_tile, output_tile: rows of the caller into tile layout and back, a square of vectors at a time. */
+/* pack_tile, output_tile, transpose: rows of the caller into tile layout and back, and a matrix turned over, a square of
+ * vectors at a time. */
 #include "kernels/kernel.h"
 
 void HEED_FN(pack_tile)(float *t, const float *const *rows, int n_rows, int64_t n_columns, float scale)
@@ -46,4 +47,25 @@ int HEED_FN(output_tile)(float *const *rows, const float *restrict o, const floa
         }
     }
     return nan;
+}
+
+void HEED_FN(transpose)(float *restrict t, int64_t t_stride, const float *restrict x, int64_t x_stride, int64_t n_rows,
+                        int64_t n_columns)
+{
+    vf square[VF_LANES];
+    for (int64_t r = 0; r < n_rows; r += VF_LANES) {
+        int height = lanes_left(n_rows - r);
+        for (int64_t c = 0; c < n_columns; c += VF_LANES) {
+            int width = lanes_left(n_columns - c);
+            HEED_UNROLL
+            for (int i = 0; i < VF_LANES; i++)
+                square[i] = i < height ? vf_load_n(x + (r + i) * x_stride + c, width) : vf_zero();
+            vf_transpose(square);
+            HEED_UNROLL
+            for (int i = 0; i < VF_LANES; i++) {
+                if (i < width)
+                    vf_store_n(t + (c + i) * t_stride + r, square[i], height);
+            }
+        }
+    }
 }

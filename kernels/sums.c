@@ -26,7 +26,10 @@ void HEED_FN(divide_rows)(float *o, int64_t o_stride, const float *x, int64_t x_
         float *row = o + t * o_stride, size = den[t] < 0.0f ? -den[t] : den[t];
         int none = size < 1.175494351e-38f;
         vf inverse = vf_set1(1.0f / (none ? 1.0f : den[t]));
-        for (int64_t c = 0; c < n_channels; c += VF_LANES) {
+        int64_t c = 0;
+        for (; !none && c + VF_LANES <= n_channels; c += VF_LANES)
+            vf_store(row + c, vf_mul(vf_load(from + c), inverse));
+        for (; c < n_channels; c += VF_LANES) {
             int width = lanes_left(n_channels - c);
             vf_store_n(row + c, none ? vf_zero() : vf_mul(vf_load_n(from + c, width), inverse), width);
         }

@@ -96,7 +96,7 @@ enum {
 
     /* Linear attention, causal: rows of a chunk, within which rows see keys one by one. Of its products only half the
      * square counts; smaller ones pay more for loading and storing the sums. */
-    HEED_LINEAR_CHUNK = 48,
+    HEED_LINEAR_CHUNK = 30,
 
     /* Linear attention: the keys of a head are summed up in at most HEED_LINEAR_PARTS parts of HEED_LINEAR_PART_KEYS or
      * more, by as many threads; rows in one task where threads share a head. */

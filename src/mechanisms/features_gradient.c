@@ -43,19 +43,11 @@ void heed_feature_tape_carve(feature_tape *tape, heed_arena *arena, const featur
     tape->row_sums = heed_arena_take_floats(arena, n_rows);
 }
 
-void heed_transpose(const float *w, int64_t stride, int64_t n_rows, int64_t n_columns, float *t)
-{
-    for (int64_t r = 0; r < n_rows; r++) {
-        for (int64_t c = 0; c < n_columns; c++)
-            t[c * n_rows + r] = w[r * stride + c];
-    }
-}
-
-static float *transpose_next(const heed_tensor *w, int64_t head, float *t)
+static float *transpose_next(const feature_head *phi, const heed_tensor *w, float *t)
 {
     if (!w->data)
         return t;
-    heed_transpose(heed_row(w, 0, head, 0), w->stride[2], w->shape[2], w->shape[3], t);
+    phi->kernels->transpose(t, w->shape[2], heed_row(w, 0, phi->head, 0), w->stride[2], w->shape[2], w->shape[3]);
     return t + w->shape[2] * w->shape[3];
 }
 
@@ -64,10 +56,10 @@ void heed_feature_tape_start(const feature_tape *tape, const feature_head *phi)
     float *t = tape->transposed;
     for (int l = 0; l < phi->map->n_layers; l++) {
         const feature_layer *layer = &phi->map->layers[l];
-        t = transpose_next(&layer->w, phi->head, t);
-        t = transpose_next(&layer->wg, phi->head, t);
-        t = transpose_next(&layer->a, phi->head, t);
-        t = transpose_next(&layer->b, phi->head, t);
+        t = transpose_next(phi, &layer->w, t);
+        t = transpose_next(phi, &layer->wg, t);
+        t = transpose_next(phi, &layer->a, t);
+        t = transpose_next(phi, &layer->b, t);
     }
 }
 

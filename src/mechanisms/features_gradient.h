@@ -43,7 +43,4 @@ float *heed_features_gradient(const feature_head *phi, feature_rows x, float *dy
 void heed_feature_outer(const heed_kernels *kernels, feature_rows x, int64_t n_rows, const float *y, int64_t n_columns,
                         float *o, int64_t stride, const float *ones);
 
-/* t [n_columns][n_rows] = w [n_rows][n_columns], transposed. */
-void heed_transpose(const float *w, int64_t stride, int64_t n_rows, int64_t n_columns, float *t);
-
 #endif

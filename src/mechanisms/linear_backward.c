@@ -111,8 +111,8 @@ void heed_backward_start_sums(const backward_walk *w)
     memset(t.s, 0, (size_t)(job->n_features * job->n_values) * sizeof *t.s);
     memset(t.z, 0, (size_t)job->n_features * sizeof *t.z);
     if (p->has_state) {
-        heed_transpose(heed_row(&p->state.sums, w->keys.b, w->keys.kv_head, 0), p->state.sums.stride[2],
-                       job->n_features, job->n_values, t.s);
+        job->kernels->transpose(t.s, job->n_features, heed_row(&p->state.sums, w->keys.b, w->keys.kv_head, 0),
+                                p->state.sums.stride[2], job->n_features, job->n_values);
         memcpy(t.z, heed_row(&p->state.norms, w->keys.b, w->keys.kv_head, 0), (size_t)job->n_features * sizeof *t.z);
     }
 }
@@ -167,6 +167,13 @@ static void add_to_rows(const backward_walk *w, float *matrix, int n, const floa
     }
 }
 
+void heed_backward_turn(const backward_walk *w)
+{
+    const linear_job *job = w->job;
+    job->kernels->transpose(w->s.ds_transposed, job->n_features, w->s.ds.s, job->n_values, job->n_features,
+                            job->n_values);
+}
+
 void heed_backward_start_block(const backward_walk *w, const key_block *block)
 {
     const linear_job *job = w->job;
@@ -202,6 +209,7 @@ void heed_backward_finish_keys(const backward_walk *w, heed_key_range range)
     store_zeros(w, &w->plan->dk, w->keys.kv_head, range.begin, heed_smaller(range.end, w->keys.first));
     store_zeros(w, &w->plan->dv, w->keys.kv_head, range.begin, heed_smaller(range.end, w->keys.first));
     range.begin = heed_larger(range.begin, w->keys.first);
+    heed_backward_turn(w);
     for (; !heed_range_is_empty(range); range.begin += HEED_LINEAR_BLOCK) {
         key_block block = heed_backward_keys(
             w, (heed_key_range){range.begin, heed_smaller(range.end, range.begin + HEED_LINEAR_BLOCK)});
@@ -308,7 +316,6 @@ static void gradient_of_all(const backward_walk *w)
             heed_backward_finish_rows(w, &block);
         }
     }
-    heed_transpose(s->ds.s, job->n_values, job->n_features, job->n_values, s->ds_transposed);
     heed_backward_finish_keys(w, (heed_key_range){0, w->keys.n});
 }
 

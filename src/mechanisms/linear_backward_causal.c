@@ -83,8 +83,10 @@ static void chunk_back(const backward_walk *w, const linear_chunk *x, const floa
     const heed_kernels *kernels = job->kernels;
     const backward_scratch *s = &w->s;
     key_block keys = heed_backward_keys(w, x->keys);
-    if (keys.keys.k.n > 0)
+    if (keys.keys.k.n > 0) {
+        heed_backward_turn(w);
         heed_backward_start_block(w, &keys);
+    }
     for (int64_t g = 0; g < job->group; g++, den += x->n, slope += x->n) {
         row_block rows = heed_backward_rows(w, w->keys.kv_head * job->group + g, x->first, x->n, 0);
         heed_backward_add_rows(w, &rows, den, slope);
@@ -101,8 +103,6 @@ static void chunk_back(const backward_walk *w, const linear_chunk *x, const floa
             kernels->prefix_tile(s->base.tile, s->along + r, t.ends, t.n_keys, t.n_vectors);
             heed_linear_mix_rows(&t, &douts, s->base.tile, &s->base);
         }
-        heed_feature_outer(kernels, heed_panel_rows(s->douts, rows.n), job->n_values, rows.f, job->n_features,
-                           s->ds_transposed, job->n_features, s->base.layers.ones);
     }
     if (keys.keys.k.n > 0)
         heed_backward_finish_block(w, &keys);
@@ -169,10 +169,8 @@ static void gradient_of_segment(const backward_walk *w, const segments *x, int64
 
 void heed_backward_causal(backward_walk *w)
 {
-    const linear_job *job = w->job;
     segments x = cut_segments(w);
     int64_t last = w->first_row + (w->n_rows - w->first_row - 1) / HEED_LINEAR_CHUNK * HEED_LINEAR_CHUNK;
-    heed_transpose(w->s.ds.s, job->n_values, job->n_features, job->n_values, w->s.ds_transposed);
     if (w->first_row >= w->n_rows) {
         heed_backward_finish_keys(w, (heed_key_range){0, w->keys.n});
         return;

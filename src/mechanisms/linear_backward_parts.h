@@ -42,6 +42,9 @@ void heed_backward_start_sums(const backward_walk *w);
 void heed_backward_add_block(const backward_walk *w, const key_block *block);
 void heed_backward_add_keys(const backward_walk *w, heed_key_range range);
 
+/* ds_transposed, which blocks of keys start from, = dS^T */
+void heed_backward_turn(const backward_walk *w);
+
 /* dG = v dS^T + dz in s.raw, dv = G dS in s.dv: what the rows that see all of the block, and the state, give it. */
 void heed_backward_start_block(const backward_walk *w, const key_block *block);
 
