@@ -182,8 +182,7 @@ static void call_aft_weigh(const heed_kernels *k)
 
 static void call_mix_rows(const heed_kernels *k)
 {
-    k->mix_rows(ops.o, CHANNELS, ops.rescale, ops.p, KEYS, 1, ops.values, CHANNELS, KEYS, MIXED_ROWS, CHANNELS, NULL,
-                0);
+    k->mix_rows(ops.o, CHANNELS, ops.rescale, ops.p, KEYS, 1, ops.values, CHANNELS, KEYS, MIXED_ROWS, CHANNELS, NULL);
 }
 
 static void call_scale_rows(const heed_kernels *k)

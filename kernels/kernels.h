@@ -32,6 +32,12 @@ enum {
 /* The rows of a state of aft_keys. */
 enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STATE_ROWS };
 
+/* Rows that are needed soon: along with row t of a product, row first + t of `own` and row t of `next`. Any addresses. */
+typedef struct heed_ahead {
+    const float *own, *next;
+    int64_t own_stride, next_stride, first;
+} heed_ahead;
+
 /* X(result, name, arguments): declares, fills the table, tests and benchmarks every kernel.
  *
  * exp2_array     y[i] = 2^x[i], any x; <= 2 ulp on [-126, 16]; y may be x
@@ -101,8 +107,7 @@ enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STA
  * mix_rows       o[t * o_stride + c] = that rescale[t], or where rescale is NULL nothing, whatever stood there,
  *                + sum_j p[t * p_stride + j * p_step] e[j * e_stride + c], t < n_rows, j < n_keys, c < n_channels; the
  *                sum in the order of j from zero, so that rows and channels have the same bits whatever goes with them.
- *                ahead != NULL: p_step = 1, and rows of p stream through: those further on are asked for, and along
- *                with row t the first n_keys floats of ahead + t * ahead_stride, any address
+ *                ahead != NULL: along with row t the first n_keys floats of its rows are asked for
  * scale_rows     o[t * o_stride + c] *= factor[c], t < n_rows, c < n_channels
  * tap_rows       AFT-conv: p[j * n_rows + t] = taps[j * n_rows + t] e[j], j < n_keys, t < n_rows;
  *                den[t * den_stride] += sum_j p[j * n_rows + t], with the bits that mix_rows has from values of 1
@@ -194,7 +199,7 @@ enum { AFT_REF_K, AFT_REF_W, AFT_NUM, AFT_DEN, AFT_NEW_NUM, AFT_NEW_DEN, AFT_STA
     X(void, mix_rows,                                                                                                  \
       (float *restrict o, int64_t o_stride, const float *restrict rescale, const float *restrict p, int64_t p_stride,  \
        int64_t p_step, const float *restrict e, int64_t e_stride, int n_keys, int n_rows, int64_t n_channels,          \
-       const float *ahead, int64_t ahead_stride))                                                                      \
+       const heed_ahead *ahead))                                                                                       \
     X(void, scale_rows,                                                                                                \
       (float *restrict o, int64_t o_stride, const float *restrict factor, int n_rows, int64_t n_channels))             \
     X(void, tap_rows,                                                                                                  \

@@ -8,17 +8,14 @@ HEED_INLINE vf load_lanes(const float *x, const int n_vectors, int width)
     return n_vectors > 1 ? vf_load(x) : vf_load_n(x, width);
 }
 
-/* Rows of P that stream through are asked for so many rows ahead. */
-enum { MIX_ROWS_AHEAD = 2 * MIX_ROWS };
-
-/* n_rows, n_vectors and streams are literals at every call, or the accumulators would live in memory; a vector alone has
- * `width` lanes. Each block is summed from zero before it joins O, as in values_tile. What streams through is asked for a
- * line of each row at a time: at each key the addresses would take up the ports of the products, and more lines than
- * can be under way at once would hold up everything behind them. */
+/* n_rows, n_vectors and asks are literals at every call, or the accumulators would live in memory; a vector alone has
+ * `width` lanes. Each block is summed from zero before it joins O, as in values_tile. Rows ahead are asked for a line of
+ * each at a time: at each key the addresses would take up the ports of the products, and more lines than can be under way
+ * at once would hold up everything behind them. */
 HEED_INLINE void mix_block(float *restrict o, int64_t o_stride, const float *restrict rescale, const float *restrict p,
                            int64_t p_stride, int64_t p_step, const float *restrict e, int64_t e_stride, int n_keys,
-                           const float *ahead, int64_t ahead_stride, const int n_rows, const int n_vectors, int width,
-                           const int streams)
+                           const heed_ahead *ahead, int first, const int n_rows, const int n_vectors, int width,
+                           const int asks)
 {
     vf sum[MIX_ROWS][MIX_VECTORS];
     HEED_UNROLL
@@ -28,16 +25,15 @@ HEED_INLINE void mix_block(float *restrict o, int64_t o_stride, const float *res
             sum[t][v] = vf_zero();
     }
     for (int left = n_keys; left > 0;) {
-        int together = streams && left > LINE_FLOATS ? LINE_FLOATS : left;
-        left -= together;
-        if (streams) {
+        int together = asks && left > LINE_FLOATS ? LINE_FLOATS : left;
+        if (asks) {
             HEED_UNROLL
             for (int t = 0; t < n_rows; t++) {
-                prefetch(p, t + MIX_ROWS_AHEAD, p_stride);
-                prefetch(ahead, t, ahead_stride);
+                prefetch(ahead->own + (n_keys - left), ahead->first + first + t, ahead->own_stride);
+                prefetch(ahead->next + (n_keys - left), first + t, ahead->next_stride);
             }
-            ahead += LINE_FLOATS;
         }
+        left -= together;
         for (; together > 0; together--) {
             vf lanes[MIX_VECTORS];
             HEED_UNROLL
@@ -70,19 +66,19 @@ HEED_INLINE void mix_block(float *restrict o, int64_t o_stride, const float *res
 }
 
 /* Function by function: with others beside it a block would not keep its registers. */
-#define MIX_MICRO(suffix, n_rows, n_vectors, streams)                                                                  \
+#define MIX_MICRO(suffix, n_rows, n_vectors, asks)                                                                     \
     static HEED_NOINLINE void mix_micro_##suffix(float *restrict o, int64_t o_stride, const float *restrict rescale,   \
                                                  const float *restrict p, int64_t p_stride, int64_t p_step,            \
                                                  const float *restrict e, int64_t e_stride, int n_keys, int width,     \
-                                                 const float *ahead, int64_t ahead_stride)                             \
+                                                 const heed_ahead *ahead, int first)                                   \
     {                                                                                                                  \
-        mix_block(o, o_stride, rescale, p, p_stride, p_step, e, e_stride, n_keys, ahead, ahead_stride, n_rows,         \
-                  n_vectors, width, streams);                                                                          \
+        mix_block(o, o_stride, rescale, p, p_stride, p_step, e, e_stride, n_keys, ahead, first, n_rows, n_vectors,     \
+                  width, asks);                                                                                        \
     }
 
 typedef void mix_micro(float *restrict o, int64_t o_stride, const float *restrict rescale, const float *restrict p,
                        int64_t p_stride, int64_t p_step, const float *restrict e, int64_t e_stride, int n_keys,
-                       int width, const float *ahead, int64_t ahead_stride);
+                       int width, const heed_ahead *ahead, int first);
 
 MIX_MICRO(whole, MIX_ROWS, MIX_VECTORS, 0)
 MIX_MICRO(whole_vector, MIX_ROWS, 1, 0)
@@ -90,11 +86,11 @@ MIX_MICRO(half, MIX_ROWS / 2, MIX_VECTORS, 0)
 MIX_MICRO(half_vector, MIX_ROWS / 2, 1, 0)
 MIX_MICRO(single, 1, MIX_VECTORS, 0)
 MIX_MICRO(single_vector, 1, 1, 0)
-MIX_MICRO(streams, MIX_ROWS, MIX_VECTORS, 1)
+MIX_MICRO(asking, MIX_ROWS, MIX_VECTORS, 1)
 
 void HEED_FN(mix_rows)(float *restrict o, int64_t o_stride, const float *restrict rescale, const float *restrict p,
                        int64_t p_stride, int64_t p_step, const float *restrict e, int64_t e_stride, int n_keys,
-                       int n_rows, int64_t n_channels, const float *ahead, int64_t ahead_stride)
+                       int n_rows, int64_t n_channels, const heed_ahead *ahead)
 {
     static const int rows[3] = {MIX_ROWS, MIX_ROWS / 2, 1};
     static mix_micro *const micros[3] = {mix_micro_whole, mix_micro_half, mix_micro_single};
@@ -106,15 +102,15 @@ void HEED_FN(mix_rows)(float *restrict o, int64_t o_stride, const float *restric
             float *row = o + t * o_stride;
             const float *weights = p + t * p_stride;
             int64_t c = 0;
-            const float *factors = rescale ? rescale + t : rescale, *asked = ahead ? ahead + t * ahead_stride : ahead;
+            const float *factors = rescale ? rescale + t : rescale;
             for (; c + whole <= n_channels; c += whole) {
-                mix_micro *micro = ahead && size == 0 && c == 0 ? mix_micro_streams : micros[size];
-                micro(row + c, o_stride, factors, weights, p_stride, p_step, e + c, e_stride, n_keys, VF_LANES, asked,
-                      ahead_stride);
+                mix_micro *micro = ahead && size == 0 && c == 0 ? mix_micro_asking : micros[size];
+                micro(row + c, o_stride, factors, weights, p_stride, p_step, e + c, e_stride, n_keys, VF_LANES, ahead,
+                      t);
             }
             for (; c < n_channels; c += VF_LANES)
                 vector_micros[size](row + c, o_stride, factors, weights, p_stride, p_step, e + c, e_stride, n_keys,
-                                    lanes_left(n_channels - c), ahead, ahead_stride);
+                                    lanes_left(n_channels - c), ahead, t);
         }
     }
 }

@@ -98,6 +98,9 @@ enum {
      * square counts; smaller ones pay more for loading and storing the sums. */
     HEED_LINEAR_CHUNK = 30,
 
+    /* Linear attention: rows that are asked for so many rows before they are needed: two register tiles. 24 are as good. */
+    HEED_LINEAR_ROWS_AHEAD = 12,
+
     /* Linear attention: the keys of a head are summed up in at most HEED_LINEAR_PARTS parts of HEED_LINEAR_PART_KEYS or
      * more, by as many threads; rows in one task where threads share a head. */
     HEED_LINEAR_PARTS = 16,

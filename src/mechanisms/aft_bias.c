@@ -125,7 +125,7 @@ void heed_aft_factored_bias(const aft_job *job, const aft_lane *x, int64_t first
     for (int64_t c = 0; c < n_factors; c += HEED_AFT_FACTORS)
         job->kernels->mix_rows(w, stride, ones, heed_row(u, x->b, x->h, first) + c, u->stride[2], 1,
                                packed + c * n_packed + (keys.begin - packed_keys.begin), n_packed,
-                               (int)heed_smaller(HEED_AFT_FACTORS, n_factors - c), n_rows, n_keys, NULL, 0);
+                               (int)heed_smaller(HEED_AFT_FACTORS, n_factors - c), n_rows, n_keys, NULL);
 }
 
 void heed_aft_cut_window(const aft_plan *p, int64_t b, int64_t i, heed_key_range keys, float *w)

@@ -147,7 +147,7 @@ static void add_block(const aft_job *job, row_group *g, heed_key_range block, co
             if (t->n_keys > 0)
                 job->kernels->mix_rows(sums + (int64_t)t->first * PANEL_ROW, PANEL_ROW, g->rescale + t->first,
                                        s->p + (int64_t)t->first * HEED_BLOCK_KEYS, HEED_BLOCK_KEYS, 1, weighed,
-                                       PANEL_ROW, t->n_keys, t->n_rows, 2 * panel_width(g, c), NULL, 0);
+                                       PANEL_ROW, t->n_keys, t->n_rows, 2 * panel_width(g, c), NULL);
         }
     }
 }

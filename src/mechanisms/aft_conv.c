@@ -214,7 +214,7 @@ static void mix(const conv_walk *g, const conv_tile *t)
         kernels->tap_rows(g->s->p + place, g->s->rows + g->h.x.n, g->h.row, taps + place, e + run.begin, n, TILE_ROWS);
         kernels->mix_rows(g->s->rows, g->h.row, g->s->ones, g->s->p + place, 1, TILE_ROWS,
                           heed_aft_head_value(&g->h, t->keys.begin + run.begin), p->v.stride[2], n, t->n_rows, g->h.x.n,
-                          NULL, 0);
+                          NULL);
     }
 }
 
@@ -237,7 +237,7 @@ static void mix_alone(const conv_walk *g, const conv_tile *t, int r)
         row[g->h.x.n] += den;
         g->h.job->kernels->mix_rows(row, g->h.row, g->s->ones, p, 1, TILE_ROWS,
                                     heed_aft_head_value(&g->h, own.begin + run.begin), g->h.job->plan->v.stride[2],
-                                    (int)(run.end - run.begin), 1, g->h.x.n, NULL, 0);
+                                    (int)(run.end - run.begin), 1, g->h.x.n, NULL);
     }
 }
 

@@ -144,7 +144,7 @@ static void sum_columns(const grid_walk *g)
         for (int64_t row = 0; row < g->filter_rows; row++)
             sums[n] += e[row];
         g->h.job->kernels->mix_rows(sums, g->h.row, g->s.ones, e, 0, 1, g->s.v + column * g->filter_rows * n, n,
-                                    (int)g->filter_rows, 1, n, NULL, 0);
+                                    (int)g->filter_rows, 1, n, NULL);
     }
 }
 
@@ -202,7 +202,7 @@ static void mix_tile(const grid_walk *g, int64_t tile, int n_rows)
         g->h.job->kernels->tap_rows(g->s.p, g->s.rows + n, g->h.row, g->s.taps + tap, g->s.e + at, n_keys,
                                     TILE_COLUMNS);
         g->h.job->kernels->mix_rows(g->s.rows, g->h.row, g->s.ones, g->s.p, 1, TILE_COLUMNS, g->s.v + at * n, n, n_keys,
-                                    n_rows, n, NULL, 0);
+                                    n_rows, n, NULL);
     }
 }
 

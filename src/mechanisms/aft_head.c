@@ -65,7 +65,7 @@ static void add_weighed(const aft_head *h, aft_head_sums *o, int64_t j, const fl
             den += e[i];
         o->added[h->x.n] += den;
         h->job->kernels->mix_rows(o->added, h->row, &one, e + run.begin, 0, 1, heed_aft_head_value(h, j + run.begin),
-                                  h->job->plan->v.stride[2], (int)(run.end - run.begin), 1, h->x.n, NULL, 0);
+                                  h->job->plan->v.stride[2], (int)(run.end - run.begin), 1, h->x.n, NULL);
     }
 }
 

@@ -351,7 +351,7 @@ static void mix(window_walk *g)
                                           own.begin == t->keys.begin ? g->rescale + t->first : g->s.ones,
                                           weights_row(g, t->first) + (own.begin - t->keys.begin), g->union_keys, 1,
                                           ring_row(g, own.begin) + panel * g->union_keys * PANEL_ROW, PANEL_ROW,
-                                          (int)(own.end - own.begin), t->n_rows, 2 * width, NULL, 0);
+                                          (int)(own.end - own.begin), t->n_rows, 2 * width, NULL);
             }
         }
     }

@@ -114,9 +114,10 @@ void heed_feature_product(const heed_kernels *kernels, feature_rows x, int64_t n
         for (int64_t r = 0; r < n_in; r += FEATURE_PANEL) {
             int64_t stride;
             const float *rows = heed_feature_columns(x, n_in, r, &stride);
+            heed_ahead ahead = {rows, x.next ? x.next + r : NULL, stride, x.next_stride, x.ahead};
             kernels->mix_rows(heed_panel(o, x.n, c), width, add || r > 0 ? ones : NULL, rows, stride, 1,
                               w + r * w_stride + c, w_stride, (int)heed_panel_width(n_in, r), x.n, width,
-                              c == 0 && x.next ? x.next + r : NULL, x.next_stride);
+                              x.next && c == 0 ? &ahead : NULL);
         }
     }
 }

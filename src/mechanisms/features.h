@@ -34,13 +34,15 @@ static inline int64_t heed_panel_width(int64_t n_columns, int64_t c)
 /* Where the panel that starts with column c stands. */
 static inline float *heed_panel(float *matrix, int64_t n_rows, int64_t c) { return matrix + n_rows * c; }
 
-/* Rows of a block: `stride` apart, or in panels; and as many rows that are worked on next, or NULL. */
+/* Rows of a block: `stride` apart, or in panels. Where they come from memory, these are asked for along with row t: row
+ * t + ahead, and row t of `next`, which is worked on afterwards. */
 typedef struct feature_rows {
     const float *x;
     int64_t stride;
     int n;
     int in_panels;
-    const float *next;
+    int64_t ahead;
+    const float *next; /* NULL: nothing is asked for */
     int64_t next_stride;
 } feature_rows;
 
@@ -55,9 +57,10 @@ static inline feature_rows heed_panel_rows(const float *x, int n)
     return (feature_rows){.x = x, .n = n, .in_panels = 1};
 }
 
-/* x, and while it is worked on, rows that are needed next are asked for. */
-static inline feature_rows heed_rows_before(feature_rows x, const float *next, int64_t next_stride)
+/* x with what is asked for. */
+static inline feature_rows heed_rows_asking(feature_rows x, int64_t ahead, const float *next, int64_t next_stride)
 {
+    x.ahead = ahead;
     x.next = next;
     x.next_stride = next_stride;
     return x;

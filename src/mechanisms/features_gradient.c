@@ -92,7 +92,7 @@ void heed_feature_outer(const heed_kernels *kernels, feature_rows x, int64_t n_r
         for (int64_t c = 0; c < n_columns; c += FEATURE_PANEL) {
             int64_t width = heed_panel_width(n_columns, c);
             kernels->mix_rows(o + r * stride + c, stride, ones, columns, 1, x_stride, y + x.n * c, width, x.n, (int)n,
-                              width, NULL, 0);
+                              width, NULL);
         }
     }
 }

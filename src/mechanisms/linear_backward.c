@@ -150,9 +150,8 @@ static void store_zeros(const backward_walk *w, const heed_tensor *to, int64_t h
 static feature_rows before_storing(const backward_walk *w, feature_rows x, const heed_tensor *to, int64_t head,
                                    int64_t first)
 {
-    if (!to->data)
-        return heed_rows_before(x, x.x, x.stride);
-    return heed_rows_before(x, heed_row(to, w->keys.b, head, first), to->stride[2]);
+    const float *next = to->data ? heed_row(to, w->keys.b, head, first) : NULL;
+    return heed_rows_asking(x, 0, next, to->stride[2]);
 }
 
 /* matrix [n][C], in panels: row t = that times rescale[t], plus weights[t] x; rescale or weights NULL: ones */
@@ -163,7 +162,7 @@ static void add_to_rows(const backward_walk *w, float *matrix, int n, const floa
     for (int64_t c = 0; c < w->job->n_features; c += FEATURE_PANEL) {
         int64_t width = heed_panel_width(w->job->n_features, c);
         w->job->kernels->mix_rows(heed_panel(matrix, n, c), width, rescale ? rescale : ones, weights ? weights : ones,
-                                  1, 0, x + c, width, 1, n, width, NULL, 0);
+                                  1, 0, x + c, width, 1, n, width, NULL);
     }
 }
 
@@ -225,7 +224,8 @@ row_block heed_backward_rows(const backward_walk *w, int64_t head, int64_t first
     const linear_plan *p = &w->plan->forward;
     row_block block = {.head = head, .first = first, .n = n, .phi = heed_linear_query_map(w->job, head)};
     block.dout = heed_feature_rows(&w->plan->dout, w->keys.b, head, first, n);
-    block.q = heed_rows_before(heed_feature_rows(&p->q, w->keys.b, head, first, n), block.dout.x, block.dout.stride);
+    block.q = heed_rows_asking(heed_feature_rows(&p->q, w->keys.b, head, first, n), w->keys.ahead, block.dout.x,
+                               block.dout.stride);
     if (record) {
         if (*w->transposed != block.phi.head)
             heed_feature_tape_start(&w->s.queries, &block.phi);
@@ -285,7 +285,7 @@ void heed_backward_add_rows(const backward_walk *w, const row_block *block, cons
     for (int64_t c = 0; c < job->n_features; c += FEATURE_PANEL) {
         int64_t width = heed_panel_width(job->n_features, c);
         job->kernels->mix_rows(s->ds.z + c, width, ones, slope, 0, 1, block->f + block->n * c, width, block->n, 1,
-                               width, NULL, 0);
+                               width, NULL);
     }
 }
 

@@ -151,7 +151,7 @@ static void keep_sums(const backward_walk *w, const segments *x)
     }
 }
 
-static void gradient_of_segment(const backward_walk *w, const segments *x, int64_t segment)
+static void gradient_of_segment(backward_walk *w, const segments *x, int64_t segment)
 {
     int64_t begin = w->first_row + segment * x->rows, end = heed_smaller(w->n_rows, begin + x->rows);
     int64_t kept = segment / x->step, step = HEED_LINEAR_CHUNK, group = w->job->group;
@@ -161,10 +161,12 @@ static void gradient_of_segment(const backward_walk *w, const segments *x, int64
         linear_chunk c = chunk_at(w, i);
         chunk_forward(w, &c, w->s.den + (i - begin) * group, w->s.slope + (i - begin) * group);
     }
+    w->keys.ahead = -step;
     for (int64_t i = begin + (end - begin - 1) / step * step; i >= begin; i -= step) {
         linear_chunk c = chunk_at(w, i);
         chunk_back(w, &c, w->s.den + (i - begin) * group, w->s.slope + (i - begin) * group);
     }
+    w->keys.ahead = HEED_LINEAR_ROWS_AHEAD;
 }
 
 void heed_backward_causal(backward_walk *w)

@@ -75,7 +75,7 @@ static void add_terms(const linear_tile *t, const linear_mix *x, int64_t o_rows,
         int64_t o_stride = x->stride ? x->stride : width;
         float *o = x->stride ? x->o + c : heed_panel(x->o, o_rows, c);
         t->job->kernels->mix_rows(o + o_first * o_stride, o_stride, s->layers.ones, weights, row_step, term_step,
-                                  e + e_first * e_stride, e_stride, n_terms, n, width, NULL, 0);
+                                  e + e_first * e_stride, e_stride, n_terms, n, width, NULL);
     }
 }
 

@@ -52,6 +52,7 @@ typedef struct linear_keys {
     feature_head phi;
     int64_t n;     /* keys that count */
     int64_t first; /* the first one that is visible; n: none is */
+    int64_t ahead; /* rows that are asked for lie so many rows further on; negative on a way back */
 } linear_keys;
 
 linear_keys heed_linear_keys(const linear_job *job, int64_t b, int64_t kv_head);

@@ -41,7 +41,7 @@ static void read_token(const linear_job *job, int64_t b, int64_t first, int n, i
         for (int j = 0; j < n_recent; j++)
             den += s->weights[j];
         kernels->mix_rows(row, 0, s->ones, s->weights, 0, 1, heed_row(&state->recent_values, b, kv_head, 0),
-                          state->recent_values.stride[2], n_recent, 1, job->n_values, NULL, 0);
+                          state->recent_values.stride[2], n_recent, 1, job->n_values, NULL);
         kernels->divide_rows(row, 0, row, 0, &den, 1, job->n_values);
         memcpy(out, row, (size_t)job->n_values * sizeof *out);
     }

@@ -68,7 +68,7 @@ linear_keys heed_linear_keys(const linear_job *job, int64_t b, int64_t kv_head)
 {
     const linear_plan *p = job->plan;
     const uint8_t *visible = visible_keys(p, b, kv_head);
-    linear_keys keys = {.b = b, .kv_head = kv_head};
+    linear_keys keys = {.b = b, .kv_head = kv_head, .ahead = HEED_LINEAR_ROWS_AHEAD};
     keys.phi = heed_feature_head(job->kernels, &p->key_map, kv_head, HEED_FEATURES_OF_KEYS);
     keys.n = heed_key_length(&p->mask, b);
     while (visible && keys.first < keys.n && !visible[keys.first])
@@ -112,7 +112,7 @@ linear_block heed_linear_block(const linear_job *job, const linear_keys *keys, h
         block.k = only_visible(block.k, p->k.shape[3], visible + range.begin, s->keys);
         block.v = only_visible(block.v, job->n_values, visible + range.begin, s->values);
     }
-    block.k = heed_rows_before(block.k, block.v.x, block.v.stride);
+    block.k = heed_rows_asking(block.k, keys->ahead, block.v.x, block.v.stride);
     float *features = tape ? heed_features_record(&keys->phi, block.k, tape, &s->layers) : s->features;
     if (!tape)
         heed_features(&keys->phi, block.k, features, &s->layers);
@@ -136,7 +136,8 @@ void heed_linear_queries(const linear_job *job, const feature_head *phi, int64_t
 {
     const heed_tensor *q = &job->plan->q, *out = &job->plan->out;
     feature_rows x = heed_feature_rows(q, b, head, i, n);
-    heed_features(phi, heed_rows_before(x, heed_row(out, b, head, i), out->stride[2]), s->query_features, &s->layers);
+    heed_features(phi, heed_rows_asking(x, HEED_LINEAR_ROWS_AHEAD, heed_row(out, b, head, i), out->stride[2]),
+                  s->query_features, &s->layers);
 }
 
 /* ---- sums ---- */
@@ -157,7 +158,7 @@ void heed_linear_add_norms(const linear_job *job, float *z, const float *feature
 {
     for (int64_t c = 0; c < job->n_features; c += FEATURE_PANEL) {
         int64_t width = heed_panel_width(job->n_features, c);
-        job->kernels->mix_rows(z + c, width, ones, ones, 0, 0, features + n * c, width, n, 1, width, NULL, 0);
+        job->kernels->mix_rows(z + c, width, ones, ones, 0, 0, features + n * c, width, n, 1, width, NULL);
     }
 }
 
@@ -171,7 +172,7 @@ void heed_linear_add_block(const linear_job *job, linear_sums sums, const linear
         for (int64_t d = 0; d < job->n_values; d += FEATURE_PANEL) {
             int64_t width = heed_panel_width(job->n_values, d);
             kernels->mix_rows(heed_panel(sums.s, job->n_features, d) + c * width, width, s->ones, features, 1,
-                              n_features, block->v.x + d, block->v.stride, n, (int)n_features, width, NULL, 0);
+                              n_features, block->v.x + d, block->v.stride, n, (int)n_features, width, NULL);
         }
     }
     heed_linear_add_norms(job, sums.z, block->features, n, s->ones);
@@ -203,7 +204,7 @@ void heed_linear_read(const linear_job *job, linear_sums sums, int n, float *out
             int64_t width = heed_panel_width(job->n_values, d);
             kernels->mix_rows(out + d, out_stride, c > 0 ? s->layers.ones : NULL, features, n_features, 1,
                               heed_panel(sums.s, job->n_features, d) + c * width, width, (int)n_features, n, width,
-                              NULL, 0);
+                              NULL);
         }
     }
 }
@@ -233,9 +234,9 @@ void heed_linear_fold(const heed_kernels *kernels, const heed_linear_state *from
         int64_t width = heed_panel_width(n_features, c);
         const float *columns = heed_row(features, b, kv_head, 0) + c;
         kernels->mix_rows(heed_row(&to->sums, b, kv_head, c), to->sums.stride[2], ones, columns, 1, features->stride[2],
-                          heed_row(values, b, kv_head, 0), values->stride[2], n_recent, (int)width, n_values, NULL, 0);
+                          heed_row(values, b, kv_head, 0), values->stride[2], n_recent, (int)width, n_values, NULL);
         kernels->mix_rows(heed_row(&to->norms, b, kv_head, 0) + c, 0, ones, ones, 0, 0, columns, features->stride[2],
-                          n_recent, 1, width, NULL, 0);
+                          n_recent, 1, width, NULL);
     }
 }
 

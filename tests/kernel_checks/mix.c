@@ -86,7 +86,7 @@ static void run_mix(mix_case *m)
 {
     restore_bits(&m->o.memory);
     kernels->mix_rows(m->o.memory.data, m->o.stride, m->scales, m->weights, m->p_stride, m->p_step, m->e.memory.data,
-                      m->e.stride, m->n_keys, m->n_rows, m->n_channels, NULL, 0);
+                      m->e.stride, m->n_keys, m->n_rows, m->n_channels, NULL);
 }
 
 /* Twice: in double, with the bound of a sum of n_keys + 1 products; and in float in the order of the keys from zero,
@@ -151,7 +151,7 @@ static void mix_part(const mix_case *m, int t, int n_rows, int64_t c, int64_t n_
     kernels->mix_rows(part.data, stride, m->scales ? m->scales + t : NULL,
                       m->weights + (m->n_keys > 0 ? t * m->p_stride : 0), m->p_stride, m->p_step,
                       m->n_keys > 0 ? m->e.memory.data + c : m->e.memory.data, m->e.stride, m->n_keys, n_rows,
-                      n_channels, NULL, 0);
+                      n_channels, NULL);
     for (int r = 0; r < n_rows; r++)
         for (int64_t i = 0; i < n_channels; i++)
             if (!same_bits(part.data[r * stride + i], row_value(&m->o, t + r, c + i)))
@@ -421,7 +421,7 @@ static void mix_ones(const tap_case *c)
         ones.data[i] = 1.0f;
     memcpy(den.data, c->den.before, c->den.n_floats * sizeof(float));
     kernels->mix_rows(den.data, c->den_stride, ones.data, c->p.data, 1, c->n_rows, ones.data, 1, c->n_keys, c->n_rows,
-                      1, NULL, 0);
+                      1, NULL);
     for (int t = 0; t < c->n_rows; t++)
         if (!same_value(den.data[t * c->den_stride], c->den.data[t * c->den_stride]))
             fail_case("row %d: the denominator is %a, mix_rows makes it %a", t, (double)c->den.data[t * c->den_stride],
