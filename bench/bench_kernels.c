@@ -180,10 +180,17 @@ static void call_aft_weigh(const heed_kernels *k)
                  &n_clean);
 }
 
+static void call_transpose(const heed_kernels *k)
+{
+    k->transpose(ops.token_rows, LANES, ops.o, CHANNELS, LANES, CHANNELS);
+}
+
 static void call_mix_rows(const heed_kernels *k)
 {
     k->mix_rows(ops.o, CHANNELS, ops.rescale, ops.p, KEYS, 1, ops.values, CHANNELS, KEYS, MIXED_ROWS, CHANNELS, NULL);
 }
+
+static void call_ask_rows(const heed_kernels *k) { k->ask_rows(ops.token_rows, CHANNELS, rows_of(k), CHANNELS); }
 
 static void call_scale_rows(const heed_kernels *k)
 {
@@ -287,6 +294,8 @@ enum {
     elements_aft_move = CHANNELS,
     elements_aft_weigh = KEYS * CHANNELS,
     elements_mix_rows = CHANNELS,
+    elements_transpose = LANES * CHANNELS,
+    elements_ask_rows = CHANNELS,
     elements_scale_rows = CHANNELS,
     elements_tap_rows = KEYS,
     elements_ratio_rows = CHANNELS,

@@ -108,6 +108,7 @@ typedef struct heed_ahead {
  *                + sum_j p[t * p_stride + j * p_step] e[j * e_stride + c], t < n_rows, j < n_keys, c < n_channels; the
  *                sum in the order of j from zero, so that rows and channels have the same bits whatever goes with them.
  *                ahead != NULL: along with row t the first n_keys floats of its rows are asked for
+ * ask_rows       rows t < n_rows of x, n_channels wide, any addresses, are asked for
  * scale_rows     o[t * o_stride + c] *= factor[c], t < n_rows, c < n_channels
  * tap_rows       AFT-conv: p[j * n_rows + t] = taps[j * n_rows + t] e[j], j < n_keys, t < n_rows;
  *                den[t * den_stride] += sum_j p[j * n_rows + t], with the bits that mix_rows has from values of 1
@@ -200,6 +201,7 @@ typedef struct heed_ahead {
       (float *restrict o, int64_t o_stride, const float *restrict rescale, const float *restrict p, int64_t p_stride,  \
        int64_t p_step, const float *restrict e, int64_t e_stride, int n_keys, int n_rows, int64_t n_channels,          \
        const heed_ahead *ahead))                                                                                       \
+    X(void, ask_rows, (const float *x, int64_t x_stride, int n_rows, int64_t n_channels))                              \
     X(void, scale_rows,                                                                                                \
       (float *restrict o, int64_t o_stride, const float *restrict factor, int n_rows, int64_t n_channels))             \
     X(void, tap_rows,                                                                                                  \

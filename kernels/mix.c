@@ -1,6 +1,6 @@
 /* mix_rows: rows of weights times rows of values, O = O rescale + P E, with channels in the lanes: what one row of
  * weights mixes is one row of output, and nothing is ever transposed. MIX_ROWS x MIX_VECTORS accumulators fill the
- * registers; each vector of E is loaded once for all rows, each weight once for all vectors. scale_rows. */
+ * registers; each vector of E is loaded once for all rows, each weight once for all vectors. ask_rows, scale_rows. */
 #include "kernels/kernel.h"
 
 HEED_INLINE vf load_lanes(const float *x, const int n_vectors, int width)
@@ -112,6 +112,14 @@ void HEED_FN(mix_rows)(float *restrict o, int64_t o_stride, const float *restric
                 vector_micros[size](row + c, o_stride, factors, weights, p_stride, p_step, e + c, e_stride, n_keys,
                                     lanes_left(n_channels - c), ahead, t);
         }
+    }
+}
+
+void HEED_FN(ask_rows)(const float *x, int64_t x_stride, int n_rows, int64_t n_channels)
+{
+    for (int t = 0; t < n_rows; t++) {
+        for (int64_t c = 0; c < n_channels; c += LINE_FLOATS)
+            prefetch(x + c, t, x_stride);
     }
 }
 

@@ -99,10 +99,8 @@ static void copy_to_panels(feature_rows x, int64_t n_columns, float *y)
     for (int64_t c = 0; c < n_columns; c += FEATURE_PANEL) {
         int64_t width = heed_panel_width(n_columns, c);
         float *panel = heed_panel(y, x.n, c);
-        for (int64_t t = 0; t < x.n; t++) {
-            for (int64_t i = 0; i < width; i++)
-                panel[t * width + i] = x.x[t * x.stride + c + i];
-        }
+        for (int64_t t = 0; t < x.n; t++)
+            memcpy(panel + t * width, x.x + t * x.stride + c, (size_t)width * sizeof *panel);
     }
 }
 
@@ -149,6 +147,8 @@ void heed_feature_layer_apply(const feature_head *phi, const feature_layer *laye
     const float *a = parts.before;
     if (layer->w.data)
         multiply(phi, x, &layer->w, parts.before, s);
+    else if (parts.before == y && (x.in_panels || x.n == 1))
+        a = x.x; /* as panels have it */
     else
         copy_to_panels(x, layer->out, parts.before);
     switch (layer->kind) {

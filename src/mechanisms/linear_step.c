@@ -47,19 +47,36 @@ static void read_token(const linear_job *job, int64_t b, int64_t first, int n, i
     }
 }
 
-static void step_task(void *argument, int64_t index, int worker)
+/* What a head needs lies scattered, and each place would be waited for: n_recent rows of this head, and what the next one
+ * starts with. */
+static void ask_for_heads(const linear_job *job, int64_t b, int64_t kv_head, int64_t next, int n_recent)
 {
-    const linear_job *job = argument;
+    const linear_plan *p = job->plan;
+    const heed_kernels *kernels = job->kernels;
+    const heed_tensor *features = &p->state.recent_features, *values = &p->state.recent_values;
+    int group = (int)job->group;
+    kernels->ask_rows(heed_row(&p->state.norms, b, kv_head, 0), 0, 1, job->n_features);
+    kernels->ask_rows(heed_row(features, b, kv_head, 0), features->stride[2], n_recent, job->n_features);
+    kernels->ask_rows(heed_row(values, b, kv_head, 0), values->stride[2], n_recent, job->n_values);
+    kernels->ask_rows(heed_row(&p->k, b, next, 0), 0, 1, p->k.shape[3]);
+    kernels->ask_rows(heed_row(&p->v, b, next, 0), 0, 1, job->n_values);
+    kernels->ask_rows(heed_row(&p->q, b, next * group, 0), p->q.stride[1], group, p->q.shape[3]);
+    kernels->ask_rows(heed_row(&p->out, b, next * group, 0), p->out.stride[1], group, job->n_values);
+}
+
+static void step_head(const linear_job *job, int64_t b, int64_t kv_head, int64_t next, const linear_scratch *s)
+{
     const linear_plan *p = job->plan;
     const heed_linear_state *state = &p->state;
-    int64_t b = index / p->k.shape[1], kv_head = index % p->k.shape[1], n_recent = state->recent_features.shape[2];
+    int64_t n_recent = state->recent_features.shape[2];
     int64_t head = kv_head * job->group, n_tokens = heed_query_length(&p->mask, b);
-    linear_scratch s = heed_linear_scratch(job, worker);
+    if (n_tokens > 0)
+        ask_for_heads(job, b, kv_head, next, (int)(state->n_tokens[b] % n_recent) + 1);
     feature_head key_phi = heed_feature_head(job->kernels, &p->key_map, kv_head, HEED_FEATURES_OF_KEYS);
     for (int64_t i = 0; i < n_tokens; i++) {
         int64_t slot = (state->n_tokens[b] + i) % n_recent;
         heed_features(&key_phi, heed_feature_rows(&p->k, b, kv_head, i, 1),
-                      heed_row(&state->recent_features, b, kv_head, slot), &s.layers);
+                      heed_row(&state->recent_features, b, kv_head, slot), &s->layers);
         memcpy(heed_row(&state->recent_values, b, kv_head, slot), heed_row(&p->v, b, kv_head, i),
                (size_t)job->n_values * sizeof(float));
         for (int64_t g = 0; g < job->group; g += HEED_MAX_PLAIN_ROWS) {
@@ -67,7 +84,7 @@ static void step_task(void *argument, int64_t index, int worker)
             feature_head phi[HEED_MAX_PLAIN_ROWS];
             for (int r = 0; r < n; r++)
                 phi[r] = heed_linear_query_map(job, head + g + r);
-            read_token(job, b, head + g, n, i, (int)slot + 1, phi, &s);
+            read_token(job, b, head + g, n, i, (int)slot + 1, phi, s);
         }
         if (slot == n_recent - 1) {
             heed_linear_fold(job->kernels, state, state, b, kv_head);
@@ -78,12 +95,30 @@ static void step_task(void *argument, int64_t index, int worker)
         heed_linear_store_nothing(job, b, head + g, n_tokens, p->q.shape[2]);
 }
 
+/* A worker's heads. Every other token takes them in reverse: what the caches kept of the last ones' sums is met first. */
+static void step_task(void *argument, int64_t index, int worker)
+{
+    const linear_job *job = argument;
+    const linear_plan *p = job->plan;
+    linear_scratch s = heed_linear_scratch(job, worker);
+    int64_t n_heads = p->k.shape[1], n = p->k.shape[0] * n_heads;
+    int64_t begin = n * index / job->parts, end = n * (index + 1) / job->parts;
+    int64_t floats = (end - begin) * job->n_features * job->n_values;
+    int64_t step = p->state.n_tokens[0] % 2 && floats < HEED_LINEAR_CACHED_FLOATS ? -1 : 1,
+            at = step > 0 ? begin : end - 1;
+    for (int64_t left = end - begin; left > 0; left--, at += step) {
+        int64_t next = left > 1 ? at + step : at;
+        step_head(job, at / n_heads, at % n_heads, next % n_heads, &s);
+    }
+}
+
 void heed_linear_step_run(heed_context *context, const linear_plan *p)
 {
     linear_job job = heed_linear_job(context, p);
-    int64_t n_tasks = p->k.shape[0] * p->k.shape[1];
+    int64_t n_heads = p->k.shape[0] * p->k.shape[1];
+    job.parts = heed_count_workers(context, n_heads, heed_linear_flops(p));
     heed_report_start(context, "linear-steps", heed_linear_worker_bytes(p));
-    heed_parallel_for(context, n_tasks, heed_count_workers(context, n_tasks, heed_linear_flops(p)), step_task, &job);
+    heed_parallel_for(context, job.parts, (int)job.parts, step_task, &job);
     for (int64_t b = 0; b < p->k.shape[0]; b++)
         p->state.n_tokens[b] += heed_query_length(&p->mask, b);
 }

@@ -37,7 +37,7 @@ int64_t heed_linear_carve(linear_scratch *s, char *memory, const linear_plan *p)
     s->ones = heed_arena_take_floats(&arena, FEATURE_PANEL);
     s->tile = heed_arena_take_floats(&arena, HEED_LINEAR_CHUNK * HEED_MAX_TILE_LANES);
     s->more = heed_arena_take_floats(&arena, HEED_LINEAR_CHUNK * HEED_MAX_TILE_LANES);
-    s->packed = heed_arena_take_floats(&arena, FEATURE_PANEL * HEED_MAX_TILE_LANES);
+    s->packed = heed_arena_take_floats(&arena, heed_larger(c, FEATURE_PANEL) * HEED_MAX_TILE_LANES);
     s->row_sums = heed_arena_take_floats(&arena, HEED_MAX_TILE_LANES);
     s->rows = heed_arena_take_floats(&arena, HEED_MAX_PLAIN_ROWS * dv);
     s->sums = heed_arena_take_floats(&arena, HEED_MAX_PLAIN_ROWS * dv);

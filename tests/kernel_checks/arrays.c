@@ -1,5 +1,5 @@
 /* Kernels over plain rows of floats: exp2_array, exp_array, blend_rows, the layers of feature maps and their slopes
- * (elu1_array to favor_slope_array, and favor_rows), and the ways into and out of a tile, pack_tile and output_tile. */
+ * (elu1_array to favor_slope_array, and favor_rows), and the ways into and out of a tile, pack_tile and output_tile, and transpose. */
 #include "kernel_checks/checks.h"
 
 #include <float.h>
@@ -642,6 +642,44 @@ void check_pack_tile(void **state)
 {
     (void)state;
     walk_rows(pack_case);
+}
+
+/* ---- transpose ---- */
+
+/* Both matrices have gaps between their rows, which stay, and end before the page in turn. */
+static void check_transpose_case(int64_t index, int64_t n_rows, int64_t n_columns, random_stream *random)
+{
+    const int64_t x_stride = n_columns + random_below(random, 4), t_stride = n_rows + random_below(random, 4);
+    buffer x = make_buffer((n_rows - 1) * x_stride + n_columns, side_of(index));
+    buffer t = make_buffer((n_columns - 1) * t_stride + n_rows, side_of(index + 1));
+    fill_floats(x.data, (int64_t)x.n_floats, 1.0f, random);
+    fill_floats(t.data, (int64_t)t.n_floats, 1.0f, random);
+    x.data[random_below(random, n_rows) * x_stride + random_below(random, n_columns)] = index % 2 ? NAN : -INFINITY;
+    keep_bits(&x);
+    keep_bits(&t);
+    describe_case("transpose", "%d rows, %d columns", (int)n_rows, (int)n_columns);
+    kernels->transpose(t.data, t_stride, x.data, x_stride, n_rows, n_columns);
+    for (int64_t i = 0; i < (int64_t)t.n_floats; i++) {
+        const int64_t c = i / t_stride, r = i % t_stride;
+        const float want = r < n_rows ? x.data[r * x_stride + c] : t.before[i];
+        if (!same_value(t.data[i], want))
+            fail_case("row %d, column %d: %a, want %a", (int)r, (int)c, (double)t.data[i], (double)want);
+    }
+    expect_kept(&x, "x");
+    free_buffer(&x);
+    free_buffer(&t);
+}
+
+void check_transpose(void **state)
+{
+    (void)state;
+    random_stream random = random_start(33000);
+    int64_t index = 0;
+    for (int64_t n_rows = 1; n_rows <= 35; n_rows++)
+        for (int64_t n_columns = 1; n_columns <= 35; n_columns += 1 + random_below(&random, 5))
+            check_transpose_case(index++, n_rows, n_columns, &random);
+    for (int i = 0; i < n_channel_counts(); i++)
+        check_transpose_case(index++, channel_count(i), 1 + random_below(&random, 70), &random);
 }
 
 /* ---- output_tile ---- */

@@ -1,5 +1,5 @@
 /* The kernels that edit a tile of scores in place: softcap_tile, bias_tile, alibi_tile, range_tile, visible_tile,
- * prefix_tile. */
+ * prefix_tile, weigh_tile; and dot_tile, which only reads. */
 #include "kernel_checks/checks.h"
 
 /* A tile of random scores with some infinities and NaN in it, and the sizes of one case. */
@@ -266,19 +266,33 @@ static float compare_prefix(const edit_case *c, int lane, float end)
     return sum;
 }
 
-static void check_prefix_case(edit_case *c, random_stream *random)
+static buffer make_ends(const edit_case *c, random_stream *random)
 {
-    buffer end = make_tile(1, side_of(c->index)), sums = make_tile(1, side_of(c->index));
+    buffer end = make_tile(1, side_of(c->index));
     for (int lane = 0; lane < c->n_lanes; lane++) {
         const float far[] = {-INFINITY, -1e18f, INFINITY, 1e18f, 0.5f};
         end.data[lane] = (float)(random_below(random, c->n_keys + 4) - 2);
         if (random_below(random, 5) == 0)
             end.data[lane] = far[random_below(random, 5)];
-        sums.data[lane] = random_below(random, 9) == 0 ? NAN : 10.0f * random_normal(random);
     }
-    spoil_behind(c, &end, random);
     keep_bits(&end);
-    keep_bits(&sums);
+    return end;
+}
+
+/* A number for each lane, some of them NaN. */
+static buffer make_lane_numbers(const edit_case *c, random_stream *random)
+{
+    buffer x = make_tile(1, side_of(c->index));
+    for (int lane = 0; lane < c->n_lanes; lane++)
+        x.data[lane] = random_below(random, 9) == 0 ? NAN : 10.0f * random_normal(random);
+    keep_bits(&x);
+    return x;
+}
+
+static void check_prefix_case(edit_case *c, random_stream *random)
+{
+    buffer end = make_ends(c, random), sums = make_lane_numbers(c, random);
+    spoil_behind(c, &end, random);
     describe_case("prefix_tile", "%d keys, %d vectors", c->n_keys, c->n_vectors);
     kernels->prefix_tile(c->s.data, sums.data, end.data, c->n_keys, c->n_vectors);
     for (int lane = 0; lane < c->n_lanes; lane++) {
@@ -298,4 +312,70 @@ void check_prefix_tile(void **state)
 {
     (void)state;
     walk_edits(45000, check_prefix_case);
+}
+
+/* ---- weigh_tile ---- */
+
+static float multiply_add(float a, float b, float c) { return kernels->vector_lanes > 1 ? fmaf(a, b, c) : a * b + c; }
+
+static void check_weigh_case(edit_case *c, random_stream *random)
+{
+    buffer end = make_ends(c, random), factor = make_lane_numbers(c, random), more = make_lane_numbers(c, random);
+    spoil_behind(c, &end, random);
+    describe_case("weigh_tile", "%d keys, %d vectors", c->n_keys, c->n_vectors);
+    kernels->weigh_tile(c->s.data, factor.data, more.data, end.data, c->n_keys, c->n_vectors);
+    for (int j = 0; j < c->n_keys; j++)
+        for (int lane = 0; lane < c->n_lanes; lane++) {
+            const float weight = multiply_add(before(c, j, lane), factor.data[lane], more.data[lane]);
+            const float want = (float)j < end.data[lane] ? weight : 0.0f;
+            if (!same_value(after(c, j, lane), want))
+                fail_case("key %d, lane %d: %a becomes %a, want %a", j, lane, (double)before(c, j, lane),
+                          (double)after(c, j, lane), (double)want);
+        }
+    expect_kept(&end, "end");
+    expect_kept(&factor, "factor");
+    expect_kept(&more, "more");
+    expect_lanes_kept(&c->s, "s", c->n_lanes);
+    free_buffer(&end);
+    free_buffer(&factor);
+    free_buffer(&more);
+}
+
+void check_weigh_tile(void **state)
+{
+    (void)state;
+    walk_edits(46000, check_weigh_case);
+}
+
+/* ---- dot_tile ---- */
+
+static void check_dot_tile_case(edit_case *c, random_stream *random)
+{
+    buffer end = make_ends(c, random), sums = make_lane_numbers(c, random), b = make_tile(c->n_keys, side_of(c->index));
+    fill_tile(&b, c->n_lanes, 1.0f, random);
+    keep_bits(&b);
+    spoil_behind(c, &end, random);
+    describe_case("dot_tile", "%d keys, %d vectors", c->n_keys, c->n_vectors);
+    kernels->dot_tile(sums.data, c->s.data, b.data, end.data, c->n_keys, c->n_vectors);
+    for (int lane = 0; lane < c->n_lanes; lane++) {
+        float sum = 0.0f;
+        for (int j = 0; j < c->n_keys && (float)j < end.data[lane]; j++)
+            sum = multiply_add(before(c, j, lane), b.data[j * kernels->tile_lanes + lane], sum);
+        if (!same_value(sums.data[lane], sums.before[lane] + sum))
+            fail_case("lane %d: %a and a sum of %a give %a", lane, (double)sums.before[lane], (double)sum,
+                      (double)sums.data[lane]);
+    }
+    expect_kept(&end, "end");
+    expect_kept(&b, "b");
+    expect_kept(&c->s, "a");
+    expect_lanes_kept(&sums, "sums", c->n_lanes);
+    free_buffer(&end);
+    free_buffer(&sums);
+    free_buffer(&b);
+}
+
+void check_dot_tile(void **state)
+{
+    (void)state;
+    walk_edits(47000, check_dot_tile_case);
 }

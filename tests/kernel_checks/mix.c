@@ -82,11 +82,13 @@ static void free_mix_case(mix_case *m)
 
 static float weight_of(const mix_case *m, int t, int j) { return m->p.data[place_of(m, t, j)]; }
 
+/* In half of the cases rows are asked for, which nothing needs to stand behind. */
 static void run_mix(mix_case *m)
 {
+    const heed_ahead ahead = {m->weights, m->e.memory.data, m->p_stride, INT64_MAX / 3, -1000000};
     restore_bits(&m->o.memory);
     kernels->mix_rows(m->o.memory.data, m->o.stride, m->scales, m->weights, m->p_stride, m->p_step, m->e.memory.data,
-                      m->e.stride, m->n_keys, m->n_rows, m->n_channels, NULL);
+                      m->e.stride, m->n_keys, m->n_rows, m->n_channels, m->n_keys % 2 ? &ahead : NULL);
 }
 
 /* Twice: in double, with the bound of a sum of n_keys + 1 products; and in float in the order of the keys from zero,
@@ -302,6 +304,23 @@ void check_mix_rows(void **state)
             check_mix_case(index, (int)(index * 17 % 23), n_rows, channel_count(i));
     for (int i = 0; i < n_key_counts(); i++, index++)
         check_mix_case(index, key_count(i), (int)(index % (MAX_ROWS + 1)), 1 + index * 29 % 150);
+}
+
+/* ---- ask_rows ---- */
+
+/* Nothing comes of it, and nothing need be there. */
+void check_ask_rows(void **state)
+{
+    (void)state;
+    buffer x = make_buffer(100, GUARD_END);
+    fill_floats(x.data, 100, 1.0f, &(random_stream){0});
+    keep_bits(&x);
+    describe_case("ask_rows", "rows far beyond");
+    kernels->ask_rows(x.data, INT64_MAX / 5, 9, 100);
+    kernels->ask_rows(x.data, -1000, 3, 0);
+    kernels->ask_rows(NULL, 0, 1, 40);
+    expect_kept(&x, "x");
+    free_buffer(&x);
 }
 
 /* ---- scale_rows ---- */
@@ -595,23 +614,29 @@ static void check_divide_case(int64_t index, int n_rows, int64_t n_channels)
 {
     random_stream random = random_start((uint64_t)(98000 + index));
     const float spoilers[] = {NAN, INFINITY, -INFINITY, FLT_MAX, 0x1p-140f};
-    source_rows o = make_results(n_rows, n_channels, index, &random);
+    source_rows o = make_results(n_rows, n_channels, index, &random),
+                x = make_results(n_rows, n_channels, index, &random);
+    const source_rows *from = index % 2 ? &x : &o; /* in place, or not */
     buffer den = make_buffer(n_rows, side_of(index));
     describe_case("divide_rows", "%d rows, %d channels, stride %d", n_rows, (int)n_channels, (int)o.stride);
     for (int t = 0; t < n_rows; t++) {
         den.data[t] = draw_denominator(&random);
         if (random_below(&random, 3) == 0)
-            o.memory.data[t * o.stride + random_below(&random, n_channels)] = spoilers[random_below(&random, 5)];
+            from->memory.data[t * from->stride + random_below(&random, n_channels)] =
+                spoilers[random_below(&random, 5)];
     }
     keep_bits(&o.memory);
+    keep_bits(&x.memory);
     keep_bits(&den);
-    kernels->divide_rows(o.memory.data, o.stride, o.memory.data, o.stride, den.data, n_rows, n_channels);
+    kernels->divide_rows(o.memory.data, o.stride, from->memory.data, from->stride, den.data, n_rows, n_channels);
     for (int t = 0; t < n_rows; t++)
         for (int64_t c = 0; c < n_channels; c++)
-            compare_quotient(o.memory.before[t * o.stride + c], den.data[t], row_value(&o, t, c), t, c);
+            compare_quotient(from->memory.before[t * from->stride + c], den.data[t], row_value(&o, t, c), t, c);
     expect_gaps_kept(&o);
+    expect_kept(&x.memory, "x");
     expect_kept(&den, "den");
     free_buffer(&o.memory);
+    free_buffer(&x.memory);
     free_buffer(&den);
 }
 
