@@ -220,8 +220,9 @@ typedef struct heed_report {
                                        all rows), "aft-blocks" (matrix products), "aft-window", "aft-conv", "aft-grid"
                                        (the same within a window), "aft-steps", "aft-filter", "aft-gate",
                                        "linear-sums" (all keys, then all rows), "linear-chunks" (causal),
-                                       "linear-steps", "linear-merge", "feature-map", "init-orthogonal", "init-he",
-                                       "init-favor", "orthogonality", "merge", or "none" before the first call */
+                                       "linear-steps", "linear-merge", "feature-map", "feature-map-blas" (the product by
+                                       OpenBLAS), "init-orthogonal", "init-he", "init-favor", "orthogonality", "merge",
+                                       or "none" before the first call */
     int64_t n_tasks;              /**< independent tasks the work was cut into */
     int n_workers;                /**< most workers that may have run at once; 1: no thread was woken */
     int64_t scratch_bytes;        /**< scratch the call carved, all workers together */
@@ -677,8 +678,12 @@ typedef enum heed_feature_side {
  *  @param side      whose features
  *  @param out       float32 (B, H, N, C), C as the last layer has it
  *
- *  softplus and sigmoid are within 4 ulp of the value at their float32 argument, whatever it is; what would come out below 2^-126 may be 0. Sums of
- *  products are float32 sums of `in` terms.
+ *  softplus and sigmoid are within 4 ulp of the value at their float32 argument, whatever it is; what would come out
+ *  below 2^-126 may be 0. Sums of products are float32 sums of `in` terms.
+ *
+ *  One layer without a gate, D and C of at least 512, N of at least 256: its product is OpenBLAS's, called from this
+ *  thread with the threads that it has been given, where heed is built with it (path "feature-map-blas"). Its locks,
+ *  buffers and bits are its own.
  *
  *  Returns HEED_OK or HEED_ERROR_ARGUMENT, _SHAPE, _STRIDE, _OVERLAP, _DTYPE, _UNSUPPORTED (HEED_FEATURE_FAVOR before
  *  another layer), _SCRATCH, _BUSY. Safe from any thread with a context of its own. */

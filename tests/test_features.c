@@ -104,31 +104,63 @@ static void sizes_and_kinds(void **state)
     }
 }
 
-/* Long enough for matrix products of the whole. */
-static void long_sequences(void **state)
+static void expect_path(const char *path)
+{
+    heed_report report = HEED_REPORT_INIT;
+    assert_int_equal(heed_context_report(fixture_context, &report), HEED_OK);
+    assert_string_equal(report.path, path);
+}
+
+/* Long and wide enough for OpenBLAS, where one product is all that a map has. */
+static void wide_maps(void **state)
 {
     (void)state;
-    static const map_kind kinds[] = {MAP_SOFTPLUS, MAP_GLU2, MAP_AOGLU3, MAP_FAVOR, MAP_FAVOR_RELU};
+    static const map_kind kinds[] = {MAP_SOFTPLUS, MAP_FAVOR, MAP_FAVOR_RELU, MAP_GLU2, MAP_SOFTPLUS};
     for (size_t n = 0; n < N_OF(kinds); n++) {
+        const heed_feature_side side = n % 2 ? HEED_FEATURES_OF_QUERIES : HEED_FEATURES_OF_KEYS;
+        const int64_t n_tokens = n == N_OF(kinds) - 1 ? 255 : 301;
         linear_problem *p = linear_create(&(linear_case){.batch = 2,
                                                          .q_heads = 2,
                                                          .kv_heads = 2,
                                                          .n_queries = 0,
-                                                         .n_keys = runner_quick() ? 700 : 3000,
-                                                         .channels = 64,
+                                                         .n_keys = n_tokens,
+                                                         .channels = 515,
                                                          .value_channels = 1,
-                                                         .n_features = 80,
+                                                         .n_features = 530,
                                                          .map = kinds[n],
                                                          .layout = (linear_layout)(n % N_LINEAR_LAYOUTS)});
-        const heed_tensor out = linear_tensor(p, HEED_FLOAT32, 2, 2, p->c.n_keys, 80, LINEAR_BNHD);
-        apply(p, fixture_context, HEED_FEATURES_OF_KEYS, &out);
-        check_rows(p, &p->k, HEED_FEATURES_OF_KEYS, &out);
-        heed_report report = HEED_REPORT_INIT;
-        assert_int_equal(heed_context_report(fixture_context, &report), HEED_OK);
-        if (strcmp(report.path, "feature-map") != 0)
-            assert_string_equal(report.path, "feature-map-blas");
+        const heed_tensor out = linear_tensor(p, HEED_FLOAT32, 2, 2, n_tokens, 530, LINEAR_BNHD);
+        apply(p, fixture_context, side, &out);
+        check_rows(p, &p->k, side, &out);
+        assert_true(tensor_padding_is_whole(&p->memory[p->n_tensors - 1], &out));
+#ifdef HEED_HAVE_BLAS
+        expect_path(kinds[n] != MAP_GLU2 && n_tokens > 255 ? "feature-map-blas" : "feature-map");
+#else
+        expect_path("feature-map");
+#endif
         linear_destroy(p);
     }
+}
+
+/* Rows that lie closer than they are wide are none of OpenBLAS's matrices. */
+static void wide_rows_that_overlap(void **state)
+{
+    (void)state;
+    linear_problem *p = linear_create(&(linear_case){.batch = 1,
+                                                     .q_heads = 1,
+                                                     .kv_heads = 1,
+                                                     .n_queries = 0,
+                                                     .n_keys = 300,
+                                                     .channels = 512,
+                                                     .value_channels = 1,
+                                                     .n_features = 512,
+                                                     .map = MAP_SOFTPLUS});
+    const heed_tensor out = linear_tensor(p, HEED_FLOAT32, 1, 1, 300, 512, LINEAR_BHND);
+    p->k.stride[2] = 7;
+    apply(p, fixture_context, HEED_FEATURES_OF_KEYS, &out);
+    check_rows(p, &p->k, HEED_FEATURES_OF_KEYS, &out);
+    expect_path("feature-map");
+    linear_destroy(p);
 }
 
 static void empty_sizes(void **state)
@@ -441,7 +473,8 @@ int main(void)
     runner_require_isa();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sizes_and_kinds),
-        cmocka_unit_test(long_sequences),
+        cmocka_unit_test(wide_maps),
+        cmocka_unit_test(wide_rows_that_overlap),
         cmocka_unit_test(empty_sizes),
         cmocka_unit_test(functions_to_the_ulp),
         cmocka_unit_test(exact_kinds),
