@@ -246,10 +246,7 @@ static void call_relu_slope_array(const heed_kernels *k) { k->relu_slope_array(o
 
 static void call_gate_slope_array(const heed_kernels *k) { k->gate_slope_array(ops.y, ops.x, ops.x, ops.x, ARRAY); }
 
-static void call_favor_slope_array(const heed_kernels *k)
-{
-    k->favor_slope_array(ops.y, ops.x, ops.x, 1e-3f, 0.35f, ARRAY);
-}
+static void call_favor_slope_array(const heed_kernels *k) { k->favor_slope_array(ops.y, ops.x, ops.x, 0.35f, ARRAY); }
 
 static void call_gate_array(const heed_kernels *k) { k->gate_array(ops.y, ops.x, ops.x, ARRAY); }
 

@@ -775,7 +775,9 @@ HEED_API heed_status heed_linear_state_merge(heed_context *context, const heed_l
  *  @param k    float32 (B, Hkv, Nk, D); Hq is a multiple of Hkv, and query head h uses kv head h / (Hq / Hkv)
  *  @param v    float32 (B, Hkv, Nk, Dv)
  *  @param options  or NULL: #HEED_LINEAR_OPTIONS_INIT
- *  @param state  or NULL; the keys of earlier calls, which every query sees. The visible keys of this call join it.
+ *  @param state  or NULL; the keys of earlier calls, which every query sees. This call's keys join it, up to the key
+ *                length and without those that `visible` hides, whether a row sees them or not; n_tokens grows by the
+ *                length, hidden keys included
  *  @param out  float32 (B, Hq, Nq, Dv)
  *
  *  D, Dv >= 1; B, Hq, Nq or Nk = 0 is legal. Rows that see no key give 0, and so do rows whose denominator is 0 or

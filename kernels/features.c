@@ -117,12 +117,12 @@ void HEED_FN(gate_slope_array)(float *ds, const float *s, const float *f, const 
     }
 }
 
-void HEED_FN(favor_slope_array)(float *du, const float *y, const float *dy, float less, float factor, int64_t n)
+void HEED_FN(favor_slope_array)(float *du, const float *y, const float *dy, float factor, int64_t n)
 {
-    vf below = vf_set1(less), scale = vf_set1(factor);
+    vf scale = vf_set1(factor);
     for (int64_t i = 0; i < n; i += VF_LANES) {
         int width = lanes_left(n - i);
-        vf slope = vf_mul(vf_sub(vf_load_n(y + i, width), below), scale);
+        vf slope = vf_mul(vf_load_n(y + i, width), scale);
         vf_store_n(du + i, vf_mul(vf_load_n(dy + i, width), slope), width);
     }
 }

@@ -121,7 +121,7 @@ typedef struct heed_ahead {
  * elu1_slope_array   dx[i] = dy[i] (1 where x[i] > 0, else e^x[i]); dx may be x or dy, as in the next three
  * relu_slope_array   dx[i] = dy[i] factor where x[i] > 0, else 0
  * gate_slope_array   ds[i] = dy[i] f[i] sigmoid(s[i]) sigmoid(-s[i]) to 6 ulp; ds may be any of them
- * favor_slope_array  du[i] = dy[i] (y[i] - less) factor
+ * favor_slope_array  du[i] = dy[i] y[i] factor
  * favor_rows     y = (e^(factor y - shift[t]) + eps) scale for n_rows rows of features in panels: channel c of row t stands
  *                in panel c / FEATURE_PANEL; panels are panel_stride apart, and their rows lie without gaps. shift = NULL:
  *                the row's largest factor y. factor > 0. Where shift is +inf, finite y give eps scale.
@@ -231,7 +231,7 @@ typedef struct heed_ahead {
     X(void, elu1_slope_array, (float *dx, const float *x, const float *dy, int64_t n))                                 \
     X(void, relu_slope_array, (float *dx, const float *x, const float *dy, float factor, int64_t n))                   \
     X(void, gate_slope_array, (float *ds, const float *s, const float *f, const float *dy, int64_t n))                 \
-    X(void, favor_slope_array, (float *du, const float *y, const float *dy, float less, float factor, int64_t n))      \
+    X(void, favor_slope_array, (float *du, const float *y, const float *dy, float factor, int64_t n))                  \
     X(void, gate_array, (float *out, const float *q, const float *x, int64_t n))                                       \
     X(void, stream_gate, (float *restrict out, const float *restrict q, const float *restrict x, int64_t n))           \
     X(void, stream_fence, (void))                                                                                      \

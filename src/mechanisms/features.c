@@ -61,8 +61,8 @@ static float favor_constant(const feature_layer *layer, int64_t head)
     return (float)(largest / 2.0 > 60.0 ? largest / 2.0 - 60.0 : 0.0);
 }
 
-static void favor(const feature_head *phi, const feature_layer *layer, feature_rows x, float *y,
-                  const feature_scratch *s)
+void heed_favor(const feature_head *phi, const feature_layer *layer, float eps, feature_rows x, float *y,
+                const feature_scratch *s)
 {
     float factor = heed_favor_factor(layer), scale = heed_favor_scale(layer);
     const float *shift = NULL;
@@ -78,7 +78,7 @@ static void favor(const feature_head *phi, const feature_layer *layer, feature_r
             s->shift[t] = s->shift[t] * (0.5f * factor * factor) + phi->lower;
         shift = s->shift;
     }
-    phi->kernels->favor_rows(y, (int64_t)x.n * FEATURE_PANEL, shift, factor, layer->eps, scale, x.n, layer->out);
+    phi->kernels->favor_rows(y, (int64_t)x.n * FEATURE_PANEL, shift, factor, eps, scale, x.n, layer->out);
 }
 
 /* ---- layers ---- */
@@ -168,7 +168,7 @@ static void activate(const feature_head *phi, const feature_layer *layer, featur
     case HEED_FEATURE_FAVOR:
         if (y != a)
             memcpy(y, a, (size_t)n * sizeof *y);
-        favor(phi, layer, x, y, s);
+        heed_favor(phi, layer, layer->eps, x, y, s);
         break;
     case HEED_FEATURE_FAVOR_RELU:
         kernels->relu_array(y, a, heed_favor_factor(layer), layer->eps, n);

@@ -112,6 +112,10 @@ void heed_feature_layer_apply(const feature_head *phi, const feature_layer *laye
 float heed_favor_factor(const feature_layer *layer);
 float heed_favor_scale(const feature_layer *layer);
 
+/* y = (exp(x' omega - |x'|^2 / 2 - m) + eps) / sqrt(C) of a FAVOR+ layer, in the place of x omega; in panels. */
+void heed_favor(const feature_head *phi, const feature_layer *layer, float eps, feature_rows x, float *y,
+                const feature_scratch *s);
+
 /* y [x.n][map.out], in panels, = phi(x) */
 void heed_features(const feature_head *phi, feature_rows x, float *y, const feature_scratch *s);
 

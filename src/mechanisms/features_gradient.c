@@ -11,6 +11,7 @@
 #include "core/tensor.h"
 
 #include <math.h>
+#include <string.h>
 
 /* ---- scratch ---- */
 
@@ -129,11 +130,12 @@ static void favor_norm(const feature_head *phi, const feature_layer *layer, feat
 }
 
 /* dy becomes the gradient of x w, or of x where the layer has no matrix. */
-static void before_slope(const feature_head *phi, const feature_layer *layer, const feature_trace *trace, float *dy,
-                         int64_t n)
+static void before_slope(const feature_head *phi, const feature_layer *layer, feature_rows x,
+                         const feature_trace *trace, float *dy, const feature_tape *tape, const feature_scratch *s)
 {
     const heed_kernels *kernels = phi->kernels;
     float factor = heed_favor_factor(layer);
+    int64_t n = x.n * layer->out;
     switch (layer->kind) {
     case HEED_FEATURE_ELU1:
         kernels->elu1_slope_array(dy, trace->before, dy, n);
@@ -152,7 +154,13 @@ static void before_slope(const feature_head *phi, const feature_layer *layer, co
         kernels->gate_array(dy, trace->before, dy, n);
         break;
     case HEED_FEATURE_FAVOR:
-        kernels->favor_slope_array(dy, trace->y, dy, layer->eps * heed_favor_scale(layer), factor, n);
+        if (layer->eps == 0.0f) {
+            kernels->favor_slope_array(dy, trace->y, dy, factor, n);
+        } else { /* eps taken away again would leave little of small features */
+            memcpy(tape->more, trace->before, (size_t)n * sizeof *tape->more);
+            heed_favor(phi, layer, 0.0f, x, tape->more, s);
+            kernels->favor_slope_array(dy, tape->more, dy, factor, n);
+        }
         break;
     case HEED_FEATURE_FAVOR_RELU:
         kernels->relu_slope_array(dy, trace->before, dy, factor, n);
@@ -177,7 +185,7 @@ static float *layer_gradient(const feature_head *phi, int l, feature_rows x, flo
         }
         phi->kernels->gate_slope_array(tape->more, trace->gate, f, dy, n);
     }
-    before_slope(phi, layer, trace, dy, n);
+    before_slope(phi, layer, x, trace, dy, tape, s);
     if (!layer->w.data)
         return dy;
     transposed = through(phi, x, &layer->w, &g->w[l], dy, transposed, dx, 0, s);
