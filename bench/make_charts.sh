@@ -237,7 +237,10 @@ benchmarks = put_block(
 for name in ("softmax-cases", "aft-cases", "linear-cases"):
     benchmarks = put_block(benchmarks, name, case_table(name))
 pages = {
-    "README.md": put_block(read_page("README.md"), "compare-table", f"{line}\n\n{rows}\n\n{chart}(docs/compare.svg)"),
+    "README.md": put_block(read_page("README.md"), "compare-table",
+                           f"{line}\n\n{rows}\n\n{chart}(docs/compare.svg)\n\nLinear attention with kernels that nobody "
+                           "trained, and so far from softmax (docs/linear.md trains them):\n\n"
+                           + table([row for row in linear["rows"] if row["threads"] == 1])),
     "docs/benchmarks.md": benchmarks,
 }
 for path, page in pages.items():
