@@ -237,14 +237,111 @@ static void errors(void **state)
     }
 }
 
+/* ---- Sizes that are legal, and beyond what any context has ---- */
+
+/* Far from all other memory: nothing may be read there. */
+static heed_tensor far_matrix(int64_t in, int64_t out)
+{
+    return heed_tensor_bhnd((void *)((uintptr_t)1 << 60), HEED_FLOAT32, 1, 1, in, out);
+}
+
+typedef struct large_sizes {
+    heed_feature_kind kind; /* of all layers */
+    int64_t n_layers, channels, n_features, value_channels, rank;
+    int fits[N_VERBS];
+} large_sizes;
+
+/* More than fits in int64 is more than any context has, and no other number. */
+static void far_too_large(void **state)
+{
+    (void)state;
+    static const int64_t wide = (int64_t)1 << 31, most = (int64_t)1 << 57;
+    const large_sizes table[] = {
+        {HEED_FEATURE_ELU1, 1, wide, wide, wide, 0, {0, 0, 0, 1}},
+        {HEED_FEATURE_ELU1, 1, most, most, 1, 0, {0, 0, 0, 0}},
+        {HEED_FEATURE_ELU1, 1, 1, 1, most, 0, {0, 0, 0, 1}},
+        {HEED_FEATURE_ELU1, 0, wide, wide, wide, 0, {0, 0, 0, 1}},
+        {HEED_FEATURE_ELU1, 8, (int64_t)1 << 43, (int64_t)1 << 43, 1, 0, {1, 1, 1, 1}},
+        {HEED_FEATURE_SOFTPLUS, 1, 1, most, 1, 0, {0, 0, 0, 0}},
+        {HEED_FEATURE_SOFTPLUS, 1, most, 1, 1, 0, {0, 0, 0, 0}},
+        {HEED_FEATURE_SOFTPLUS, 1, 2, wide, wide, 0, {0, 0, 0, 1}},
+        {HEED_FEATURE_SOFTPLUS, 1, 1 << 22, 1 << 22, 1 << 22, 0, {1, 1, 1, 1}},
+        {HEED_FEATURE_GLU_LAST, 1, wide / 16, wide / 16, 1, 0, {0, 0, 0, 0}},
+        {HEED_FEATURE_GLU_LAST, 1, 1, 1, 1, most, {0, 0, 0, 0}},
+        {HEED_FEATURE_FAVOR, 1, 1, most, 1, 0, {0, 0, 0, 0}},
+    };
+    for (size_t n = 0; n < N_OF(table); n++) {
+        const large_sizes *s = &table[n];
+        const heed_tensor q = heed_tensor_bhnd(NULL, HEED_FLOAT32, 1, 1, 0, s->channels);
+        const heed_tensor v = heed_tensor_bhnd(NULL, HEED_FLOAT32, 1, 1, 0, s->value_channels);
+        const heed_tensor w = far_matrix(s->channels, s->n_features), a = far_matrix(s->channels, s->rank),
+                          b = far_matrix(s->rank, s->n_features);
+        heed_feature_layer layers[8] = {{0}};
+        heed_feature_map map = {sizeof map, layers, s->n_layers};
+        heed_linear_options options = HEED_LINEAR_OPTIONS_INIT;
+        options.features = &map;
+        for (int l = 0; l < 8; l++)
+            layers[l].kind = s->kind;
+        if (s->kind == HEED_FEATURE_FAVOR)
+            layers[0].omega = &w;
+        else if (s->kind != HEED_FEATURE_ELU1)
+            layers[0].wf = &w;
+        if (s->kind == HEED_FEATURE_GLU_LAST) {
+            layers[0].wg = s->rank ? NULL : &w;
+            layers[0].a = s->rank ? &a : NULL;
+            layers[0].b = s->rank ? &b : NULL;
+        }
+        for (int verb_at = 0; verb_at < N_VERBS; verb_at++) {
+            int64_t bytes = -1;
+            assert_int_equal(ask((call_verb)verb_at, &q, &q, &v, &options, &bytes), HEED_OK);
+            if (bytes < 0 || (bytes < INT64_MAX) != s->fits[verb_at])
+                fail_msg("%s, row %d: %" PRId64 " bytes", verb_names[verb_at], (int)n, bytes);
+        }
+    }
+}
+
+/* A layer far too wide between narrow ones: the call says so, and writes nothing. */
+static void far_too_wide(void **state)
+{
+    (void)state;
+    static const int64_t wide = (int64_t)1 << 50;
+    const heed_tensor first = far_matrix(3, wide), last = far_matrix(wide, 4);
+    for (int verb_at = 0; verb_at < N_VERBS; verb_at++) {
+        const call_verb verb = (call_verb)verb_at;
+        heed_report report = HEED_REPORT_INIT;
+        char message[256];
+        linear_problem *p = linear_create(&(linear_case){.batch = 1,
+                                                         .q_heads = 1,
+                                                         .kv_heads = 1,
+                                                         .n_queries = 5,
+                                                         .n_keys = 5,
+                                                         .channels = 3,
+                                                         .value_channels = 4,
+                                                         .n_features = 4,
+                                                         .map = MAP_GLU2,
+                                                         .causal = 1});
+        p->key_map.layers[0].wf = p->key_map.layers[0].wg = &first;
+        p->key_map.layers[1].wf = p->key_map.layers[1].wg = &last;
+        tensor_fill(&p->out, 0.5f);
+        const heed_tensor out = linear_tensor(p, HEED_FLOAT32, 1, 1, 5, verb == BACKWARD ? 3 : 4, LINEAR_BHND);
+        tensor_fill(&out, NAN);
+        const heed_status status = run_with(1 << 20, verb, p, &out, &report, message, sizeof message);
+        if (status != HEED_ERROR_SCRATCH || strstr(message, "scratch") == NULL)
+            fail_msg("%s: %s: %s", verb_names[verb], heed_status_text(status), message);
+        for (int64_t i = 0; i < 5; i++) {
+            for (int64_t c = 0; c < out.shape[3]; c++)
+                assert_true(isnan(*tensor_at(&out, 0, 0, i, c)));
+        }
+        linear_destroy(p);
+    }
+}
+
 int main(void)
 {
     runner_require_isa();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(constant),
-        cmocka_unit_test(exact),
-        cmocka_unit_test(by_default),
-        cmocka_unit_test(errors),
+        cmocka_unit_test(constant), cmocka_unit_test(exact),         cmocka_unit_test(by_default),
+        cmocka_unit_test(errors),   cmocka_unit_test(far_too_large), cmocka_unit_test(far_too_wide),
     };
     return cmocka_run_group_tests(tests, print_seed, NULL);
 }

@@ -25,6 +25,14 @@ enum { HEED_SCRATCH_ALIGNMENT = 64 };
 /* Beyond so many channels a worker's bytes might not fit in int64; no context has that much. */
 #define HEED_MAX_SCRATCH_CHANNELS ((int64_t)1 << 48)
 
+/* n + a * b channels, none of them negative; where that is beyond HEED_MAX_SCRATCH_CHANNELS, some number that is too. */
+static inline int64_t heed_add_scratch_channels(int64_t n, int64_t a, int64_t b)
+{
+    if (n > HEED_MAX_SCRATCH_CHANNELS || (a > 0 && b > (HEED_MAX_SCRATCH_CHANNELS - n) / a))
+        return HEED_MAX_SCRATCH_CHANNELS + 1;
+    return n + a * b;
+}
+
 typedef struct heed_arena {
     char *memory; /* aligned, or NULL to count only */
     int64_t bytes;

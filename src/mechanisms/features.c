@@ -21,6 +21,18 @@
 
 /* ---- scratch ---- */
 
+int64_t heed_feature_channels(const feature_map *map)
+{
+    int64_t n = map->in;
+    for (int l = 0; l < map->n_layers; l++) {
+        const feature_layer *layer = &map->layers[l];
+        n = heed_add_scratch_channels(n, layer->w.shape[3] > 0 ? layer->in : 1, layer->out);
+        n = heed_add_scratch_channels(n, layer->rank, layer->in);
+        n = heed_add_scratch_channels(n, layer->rank, layer->out);
+    }
+    return n;
+}
+
 void heed_feature_scratch_carve(feature_scratch *s, heed_arena *arena, const feature_map *map, int64_t n_rows)
 {
     for (int i = 0; i < 2; i++)
@@ -242,6 +254,8 @@ static int64_t carve(apply_scratch *s, char *memory, const feature_map *map)
 int64_t heed_feature_apply_bytes(const feature_map *map)
 {
     apply_scratch s;
+    if (heed_feature_channels(map) > HEED_MAX_SCRATCH_CHANNELS)
+        return INT64_MAX;
     return carve(&s, NULL, map);
 }
 

@@ -82,6 +82,10 @@ typedef struct feature_scratch {
     float *ones;      /* [n_rows] */
 } feature_scratch;
 
+/* What scratch is taken for: D, and of each layer in * out and rank * (in + out), which are no less than its widths, or
+ * its width where it has no matrix. Beyond HEED_MAX_SCRATCH_CHANNELS, some number that is too. */
+int64_t heed_feature_channels(const feature_map *map);
+
 void heed_feature_scratch_carve(feature_scratch *s, heed_arena *arena, const feature_map *map, int64_t n_rows);
 
 /* What the scratch holds all the time; once per task. */

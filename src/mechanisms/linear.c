@@ -13,6 +13,8 @@
 int64_t heed_linear_worker_bytes(const linear_plan *p)
 {
     linear_scratch s;
+    if (!heed_linear_fits(p))
+        return INT64_MAX;
     return heed_linear_carve(&s, NULL, p);
 }
 

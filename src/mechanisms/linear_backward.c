@@ -53,6 +53,8 @@ static int64_t carve(backward_scratch *s, char *memory, const linear_backward_pl
 int64_t heed_linear_backward_worker_bytes(const linear_backward_plan *plan)
 {
     backward_scratch s;
+    if (!heed_linear_fits(&plan->forward))
+        return INT64_MAX;
     return carve(&s, NULL, plan);
 }
 

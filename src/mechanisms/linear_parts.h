@@ -39,6 +39,9 @@ typedef struct linear_scratch {
     feature_scratch layers;
 } linear_scratch;
 
+/* Whether the bytes of a worker, of backward too, fit in int64; to be asked before they are counted. */
+int heed_linear_fits(const linear_plan *plan);
+
 int64_t heed_linear_carve(linear_scratch *s, char *memory, const linear_plan *plan);
 
 /* The scratch of a worker, with what it holds all the time. */

@@ -18,6 +18,15 @@ linear_job heed_linear_job(const heed_context *context, const linear_plan *p)
 
 /* ---- scratch ---- */
 
+/* Sums are taken for 5 + HEED_LINEAR_KEPT_SUMS times, blocks of channels some twenty times: less than 2^12 floats each. */
+int heed_linear_fits(const linear_plan *p)
+{
+    int64_t n = heed_add_scratch_channels(p->v.shape[3], p->key_map.out, p->v.shape[3]);
+    n = heed_add_scratch_channels(n, 1, heed_feature_channels(&p->key_map));
+    n = heed_add_scratch_channels(n, 1, heed_feature_channels(&p->query_map));
+    return n <= HEED_MAX_SCRATCH_CHANNELS;
+}
+
 int64_t heed_linear_carve(linear_scratch *s, char *memory, const linear_plan *p)
 {
     heed_arena arena = {memory, 0};
