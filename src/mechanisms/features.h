@@ -112,6 +112,10 @@ typedef struct feature_parts {
 void heed_feature_layer_apply(const feature_head *phi, const feature_layer *layer, feature_rows x, feature_parts parts,
                               float *y, const feature_scratch *s);
 
+/* y from a, the product of a layer with x: what happens element by element, and the gate. */
+void heed_feature_activate(const feature_head *phi, const feature_layer *layer, feature_rows x, feature_parts parts,
+                           const float *a, float *y, const feature_scratch *s);
+
 /* D^-1/4 and 1 / sqrt(C) of a FAVOR+ layer. */
 float heed_favor_factor(const feature_layer *layer);
 float heed_favor_scale(const feature_layer *layer);
@@ -133,7 +137,7 @@ void heed_feature_row_clear(float *features, int64_t n_features, int64_t n_rows,
 /* Flops of phi for one row, and those of its products alone. */
 double heed_feature_flops(const feature_map *map);
 
-/* ---- heed_feature_map_apply ---- */
+/* ---- feature_apply.c ---- */
 
 typedef struct feature_apply_plan {
     heed_tensor x, out;

@@ -82,6 +82,14 @@ void heed_backward_add_rows(const backward_walk *w, const row_block *block, cons
 /* From dF in s.raw: dq, and what the rows give their map. */
 void heed_backward_finish_rows(const backward_walk *w, const row_block *block);
 
+/* ---- storing ---- */
+
+/* A row of a gradient: added to where the call accumulates. */
+void heed_backward_store_row(const backward_walk *w, float *row, const float *from, int64_t n);
+
+/* Rows [begin, end) of a head, which nothing reaches. */
+void heed_backward_store_zeros(const backward_walk *w, const heed_tensor *to, int64_t head, int64_t begin, int64_t end);
+
 /* ---- linear_backward_causal.c ---- */
 
 void heed_backward_causal(backward_walk *w);
