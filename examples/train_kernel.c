@@ -148,8 +148,7 @@ static const heed_tensor *add_matrix(kernel *k, int layer, const char *name, int
     return &m->w;
 }
 
-/* lambda, beside a loss of at most about 1. It is divided by the number of entries of w w^T, so that it has to be large for
- * the gradient to be felt. */
+/* lambda. The penalty is a mean over the entries of w w^T - I and the loss at most about 1, so this is a weak pull. */
 #define PENALTY 0.01f
 
 typedef struct kind {
