@@ -1,5 +1,5 @@
-# What train_kernel writes is what heed-compare reads: linear attention with it is nearer to softmax than with the weights
-# one begins with.
+# What train_kernel writes is what heed-compare reads: linear attention with it is nearer to softmax than with the
+# weights one begins with.
 #   cmake -DPROGRAM=... -DCOMPARE=... -DFOLDER=... [-DEMULATOR=...] -P check_train_kernel.cmake
 
 # The distance to softmax that heed-compare reports of the variant, with options of ARGN.

@@ -2,12 +2,13 @@
  *
  *     heed_example_train_kernel [SAMPLE KERNEL FOLDER [STEPS [SEED]]]
  *
- * SAMPLE is encoder or decoder, real inputs of two trained models (examples/data). KERNEL is softplus, glu or oglu (two
- * units), aoglu (three), or elu1, which has nothing to train and is there to be held against. Each head of the
- * keys learns a feature map of its own, so that linear attention over the head's q, k and v gives what softmax attention gives, by Adam on the
- * mean square of the difference. Half of the rows are learned from, the other half judges: of the encoder, where all see
- * all keys, the even and the odd ones; of the decoder, causal, rows 0 to 511 and 512 to 1023. The matrices go to FOLDER,
- * which is made where it is not there, as heed-compare reads them; glu is read as linear-oglu is:
+ * SAMPLE is encoder or decoder, real inputs of two trained models (examples/data). KERNEL is softplus, glu or oglu
+ * (two units), aoglu (three), or elu1, which has nothing to train and is there to be held against. Each head of the
+ * keys learns a feature map of its own, so that linear attention over the head's q, k and v gives what softmax
+ * attention gives, by Adam on the mean square of the difference. Half of the rows are learned from, the other half
+ * judges: of the encoder, where all see all keys, the even and the odd ones; of the decoder, causal, rows 0 to 511 and
+ * 512 to 1023. The matrices go to FOLDER, which is made where it is not there, as heed-compare reads them; glu is read
+ * as linear-oglu is:
  *
  *     heed-compare --sample encoder --variants softmax,linear-softplus --params FOLDER
  *
@@ -252,8 +253,6 @@ static void adam(const kernel *k, int t, double rate)
 
 static void save(const kernel *k, const char *folder)
 {
-    if (mkdir(folder, 0777) != 0 && errno != EEXIST)
-        fail("FOLDER cannot be made");
     for (int i = 0; i < k->n_matrices; i++) {
         char path[1200], message[256];
         snprintf(path, sizeof path, "%s/%s.npy", folder, k->matrices[i].name);
@@ -314,6 +313,9 @@ int main(int argc, char **argv)
     if (heed_context_create(&config, &context, message, sizeof message) != HEED_OK)
         fail(message);
 
+    /* Before training, which would be lost. */
+    if (argc > 3 && mkdir(argv[3], 0777) != 0 && errno != EEXIST)
+        fail("FOLDER cannot be made");
     sample s = read_sample(sample_name);
     half halves[2] = {make_half(&s, 0), make_half(&s, 1)};
     kernel k = {.seed = (uint64_t)seed * MAX_MATRICES}; /* two matrices of one seed would begin alike */
