@@ -133,14 +133,18 @@ static heed_status check_written(heed_message *message, const linear_arguments *
 linear_plan heed_linear_plan(const linear_arguments *a)
 {
     feature_argument keys = heed_linear_key_features(a), queries = heed_linear_query_features(a);
-    linear_plan p = {.q = *a->q, .k = *a->k, .v = *a->v, .out = *a->out, .eps = a->options->eps};
+    linear_plan p = {.eps = a->options->eps};
+    p.q = heed_repeated(a->q);
+    p.k = heed_repeated(a->k);
+    p.v = heed_repeated(a->v);
+    p.out = heed_repeated(a->out);
     p.key_map = heed_feature_plan(&keys);
     p.query_map = heed_feature_plan(&queries);
     p.shared_map = !a->options->query_features;
     p.mask = heed_mask_resolve(a->options->mask, a->q, a->k);
     p.has_state = a->state != NULL;
     if (a->state)
-        p.state = *a->state;
+        p.state = heed_linear_repeated(a->state);
     return p;
 }
 

@@ -43,6 +43,9 @@ typedef struct linear_part {
 void heed_linear_state_parts(const char *name, const heed_linear_state *state,
                              linear_part parts[HEED_LINEAR_STATE_PARTS]);
 
+/* The state with strides of axes of size 1 that may be multiplied with anything. */
+heed_linear_state heed_linear_repeated(const heed_linear_state *state);
+
 /* The parts of one state, which is written, against each other. */
 heed_status heed_linear_check_parts_apart(heed_message *message, const linear_part parts[HEED_LINEAR_STATE_PARTS]);
 

@@ -174,19 +174,19 @@ static int shares(const heed_feature_map *map, int64_t heads)
 
 static linear_backward_plan plan(const backward_arguments *a)
 {
-    static const heed_tensor none = {0};
-    linear_backward_plan p = {.forward = heed_linear_plan(&a->inputs), .dout = *a->inputs.out};
-    p.dq = a->dq ? *a->dq : none;
-    p.dk = a->dk ? *a->dk : none;
-    p.dv = a->dv ? *a->dv : none;
+    linear_backward_plan p = {.forward = heed_linear_plan(&a->inputs)};
+    p.dout = heed_repeated(a->inputs.out);
+    p.dq = heed_repeated(a->dq);
+    p.dk = heed_repeated(a->dk);
+    p.dv = heed_repeated(a->dv);
     p.key_map = plan_gradients(a->dfeatures);
     p.query_map = plan_gradients(a->dquery_features);
     p.has_dstate_out = a->dstate_out != NULL;
     p.has_dstate_in = a->dstate_in != NULL;
     if (a->dstate_out)
-        p.dstate_out = *a->dstate_out;
+        p.dstate_out = heed_linear_repeated(a->dstate_out);
     if (a->dstate_in)
-        p.dstate_in = *a->dstate_in;
+        p.dstate_in = heed_linear_repeated(a->dstate_in);
     p.accumulate = a->inputs.options->accumulate;
     p.serial = shares(a->dfeatures, a->inputs.k->shape[1]) || shares(a->dquery_features, a->inputs.q->shape[1]);
     return p;

@@ -106,6 +106,16 @@ heed_status heed_linear_check_state(heed_message *message, const linear_argument
     return heed_linear_check_sums(message, a, name, state, 1);
 }
 
+heed_linear_state heed_linear_repeated(const heed_linear_state *state)
+{
+    heed_linear_state s = {.n_tokens = state->n_tokens};
+    s.sums = heed_repeated(&state->sums);
+    s.norms = heed_repeated(&state->norms);
+    s.recent_features = heed_repeated(&state->recent_features);
+    s.recent_values = heed_repeated(&state->recent_values);
+    return s;
+}
+
 void heed_linear_state_parts(const char *name, const heed_linear_state *state,
                              linear_part parts[HEED_LINEAR_STATE_PARTS])
 {
@@ -188,12 +198,19 @@ static heed_status check_merge(heed_message *message, const heed_linear_state *a
     return HEED_OK;
 }
 
+static void merge(heed_context *context, const heed_linear_state *a, const heed_linear_state *b,
+                  const heed_linear_state *out)
+{
+    heed_linear_state one = heed_linear_repeated(a), other = heed_linear_repeated(b), sum = heed_linear_repeated(out);
+    heed_linear_merge_run(context, &one, &other, &sum);
+}
+
 heed_status heed_linear_state_merge(heed_context *context, const heed_linear_state *a, const heed_linear_state *b,
                                     const heed_linear_state *out)
 {
     HEED_CHECK(heed_call_begin(context));
     heed_status status = check_merge(&context->message, a, b, out);
     if (status == HEED_OK)
-        heed_linear_merge_run(context, a, b, out);
+        merge(context, a, b, out);
     return heed_call_end(context, status);
 }

@@ -15,10 +15,13 @@
 
 /* ---- scratch ---- */
 
+/* By its shape: scratch is asked for before there is data. */
+static int has_matrix(const heed_tensor *w) { return w->shape[3] > 0; }
+
 static int64_t matrix_floats(const feature_layer *layer)
 {
-    int64_t main = layer->w.data ? layer->in * layer->out : 0;
-    int64_t gate = layer->rank ? layer->rank * (layer->in + layer->out) : layer->wg.data ? layer->in * layer->out : 0;
+    int64_t whole = layer->in * layer->out, low = layer->rank * (layer->in + layer->out);
+    int64_t main = has_matrix(&layer->w) ? whole : 0, gate = layer->rank ? low : has_matrix(&layer->wg) ? whole : 0;
     return main + gate;
 }
 
@@ -29,7 +32,7 @@ void heed_feature_tape_carve(feature_tape *tape, heed_arena *arena, const featur
         const feature_layer *layer = &map->layers[l];
         feature_trace *trace = &tape->layers[l];
         trace->before = heed_arena_take_floats(arena, n_rows * layer->out);
-        trace->gate = heed_arena_take_floats(arena, layer->rank || layer->wg.data ? n_rows * layer->out : 0);
+        trace->gate = heed_arena_take_floats(arena, layer->rank || has_matrix(&layer->wg) ? n_rows * layer->out : 0);
         trace->low = heed_arena_take_floats(arena, n_rows * layer->rank);
         trace->y = heed_arena_take_floats(arena, n_rows * layer->out);
         floats += matrix_floats(layer);
@@ -176,7 +179,7 @@ static float *layer_gradient(const feature_head *phi, int l, feature_rows x, flo
     const feature_trace *trace = &tape->layers[l];
     int64_t n = x.n * layer->out;
     float *dx = tape->dx[l % 2];
-    int gated = trace->gate && (layer->rank || layer->wg.data);
+    int gated = layer->rank || has_matrix(&layer->wg);
     if (gated) {
         const float *f = trace->before;
         if (layer->kind == HEED_FEATURE_GLU_LAST) {
@@ -186,7 +189,7 @@ static float *layer_gradient(const feature_head *phi, int l, feature_rows x, flo
         phi->kernels->gate_slope_array(tape->more, trace->gate, f, dy, n);
     }
     before_slope(phi, layer, x, trace, dy, tape, s);
-    if (!layer->w.data)
+    if (!has_matrix(&layer->w))
         return dy;
     transposed = through(phi, x, &layer->w, &g->w[l], dy, transposed, dx, 0, s);
     if (layer->kind == HEED_FEATURE_FAVOR)

@@ -60,12 +60,11 @@ int64_t heed_linear_backward_worker_bytes(const linear_backward_plan *plan)
 /* Layers of units with gates, of as high a rank: what needs most. */
 static linear_plan widest_plan(int64_t widest, int n_layers)
 {
-    static float anywhere;
     linear_plan p = {.k.shape[3] = widest, .v.shape[3] = widest};
     feature_map map = {n_layers, widest, widest, widest, widest, {{0}}};
     for (int l = 0; l < n_layers; l++)
-        map.layers[l] =
-            (feature_layer){.kind = HEED_FEATURE_GLU, .in = widest, .out = widest, .rank = widest, .w.data = &anywhere};
+        map.layers[l] = (feature_layer){
+            .kind = HEED_FEATURE_GLU, .in = widest, .out = widest, .rank = widest, .w.shape[3] = widest};
     p.key_map = p.query_map = map;
     return p;
 }

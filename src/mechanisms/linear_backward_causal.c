@@ -117,7 +117,8 @@ typedef struct segments {
 
 static segments cut_segments(const backward_walk *w)
 {
-    int64_t rows = heed_larger(1, HEED_LINEAR_KEPT_ROWS / (w->job->group * HEED_LINEAR_CHUNK)) * HEED_LINEAR_CHUNK;
+    int64_t rows =
+        heed_larger(1, HEED_LINEAR_KEPT_ROWS / (heed_larger(1, w->job->group) * HEED_LINEAR_CHUNK)) * HEED_LINEAR_CHUNK;
     int64_t n = heed_divide_up(w->n_rows - w->first_row, rows);
     return (segments){rows, n, heed_larger(1, heed_divide_up(n, HEED_LINEAR_KEPT_SUMS))};
 }

@@ -36,7 +36,7 @@ void heed_linear_products(const linear_tile *t, feature_rows a, feature_rows b, 
     const heed_kernels *kernels = t->job->kernels;
     int lanes = kernels->vector_lanes;
     const float *rows[HEED_MAX_TILE_LANES];
-    for (int64_t c = 0; c < n_columns; c += FEATURE_PANEL) {
+    for (int64_t c = 0; t->n_keys > 0 && c < n_columns; c += FEATURE_PANEL) {
         int64_t a_stride, b_stride, width = heed_panel_width(n_columns, c);
         const float *from = heed_feature_columns(a, n_columns, c, &a_stride) + t->from * a_stride;
         const float *keys = heed_feature_columns(b, n_columns, c, &b_stride);

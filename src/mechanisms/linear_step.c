@@ -70,6 +70,7 @@ static void step_head(const linear_job *job, int64_t b, int64_t kv_head, int64_t
     const heed_linear_state *state = &p->state;
     int64_t n_recent = state->recent_features.shape[2];
     int64_t head = kv_head * job->group, n_tokens = heed_query_length(&p->mask, b);
+    int64_t together = heed_smaller(HEED_MAX_PLAIN_ROWS, job->kernels->tile_lanes);
     if (n_tokens > 0)
         ask_for_heads(job, b, kv_head, next, (int)(state->n_tokens[b] % n_recent) + 1);
     feature_head key_phi = heed_feature_head(job->kernels, &p->key_map, kv_head, HEED_FEATURES_OF_KEYS);
@@ -79,8 +80,8 @@ static void step_head(const linear_job *job, int64_t b, int64_t kv_head, int64_t
                       heed_row(&state->recent_features, b, kv_head, slot), &s->layers);
         memcpy(heed_row(&state->recent_values, b, kv_head, slot), heed_row(&p->v, b, kv_head, i),
                (size_t)job->n_values * sizeof(float));
-        for (int64_t g = 0; g < job->group; g += HEED_MAX_PLAIN_ROWS) {
-            int n = (int)heed_smaller(job->group - g, HEED_MAX_PLAIN_ROWS);
+        for (int64_t g = 0; g < job->group; g += together) {
+            int n = (int)heed_smaller(job->group - g, together);
             feature_head phi[HEED_MAX_PLAIN_ROWS];
             for (int r = 0; r < n; r++)
                 phi[r] = heed_linear_query_map(job, head + g + r);
@@ -104,7 +105,7 @@ static void step_task(void *argument, int64_t index, int worker)
     int64_t n_heads = p->k.shape[1], n = p->k.shape[0] * n_heads;
     int64_t begin = n * index / job->parts, end = n * (index + 1) / job->parts;
     int64_t floats = (end - begin) * job->n_features * job->n_values;
-    int64_t step = p->state.n_tokens[0] % 2 && floats < HEED_LINEAR_CACHED_FLOATS ? -1 : 1,
+    int64_t step = n > 0 && p->state.n_tokens[0] % 2 && floats < HEED_LINEAR_CACHED_FLOATS ? -1 : 1,
             at = step > 0 ? begin : end - 1;
     for (int64_t left = end - begin; left > 0; left--, at += step) {
         int64_t next = left > 1 ? at + step : at;
