@@ -21,7 +21,7 @@ static heed_status ask(call_verb verb, const heed_tensor *q, const heed_tensor *
                               : heed_linear_scratch_bytes(q, k, v, options, bytes);
 }
 
-/* Shapes alone decide: nothing has data here but the matrices. */
+/* Shapes alone decide: nothing has data here, but for every other shape the matrices. */
 static void constant(void **state)
 {
     (void)state;
@@ -35,12 +35,17 @@ static void constant(void **state)
             heed_linear_options options = HEED_LINEAR_OPTIONS_INIT;
             map_create(&map, (map_kind)kind, 1, 70, 90, 0.1f, 3);
             options.features = kind == MAP_DEFAULT && verb_at != APPLY ? NULL : &map.map;
+            void *data[MAP_MAX_TENSORS];
+            for (int t = 0; t < map.n_tensors; t++)
+                data[t] = map.tensors[t].data;
             for (size_t n = 0; n < N_OF(shapes); n++) {
                 const int64_t *s = shapes[n];
                 const heed_tensor q = heed_tensor_bhnd(NULL, HEED_FLOAT32, s[0], s[1], s[3], 70);
                 const heed_tensor k = heed_tensor_bhnd(NULL, HEED_FLOAT32, s[0], s[2], s[4], 70);
                 const heed_tensor v = heed_tensor_bhnd(NULL, HEED_FLOAT32, s[0], s[2], s[4], 50);
                 int64_t bytes = -1;
+                for (int t = 0; t < map.n_tensors; t++)
+                    map.tensors[t].data = n % 2 ? data[t] : NULL;
                 if (ask((call_verb)verb_at, &q, &k, &v, &options, &bytes) != HEED_OK)
                     fail_msg("%s, %s: refused", verb_names[verb_at], map_name((map_kind)kind));
                 assert_true(bytes >= 0);
@@ -49,6 +54,8 @@ static void constant(void **state)
                     fail_msg("%s, %s: %" PRId64 " bytes, then %" PRId64, verb_names[verb_at], map_name((map_kind)kind),
                              first, bytes);
             }
+            for (int t = 0; t < map.n_tensors; t++)
+                map.tensors[t].data = data[t];
             map_destroy(&map);
         }
     }
