@@ -122,7 +122,7 @@ static half make_half(const sample *s, int judge)
 typedef struct matrix {
     heed_tensor w, dw;
     float *mean, *square; /* of the gradient, as Adam keeps them */
-    char name[16];
+    char name[32];
     float penalty; /* lambda of orthogonality */
 } matrix;
 

@@ -107,7 +107,7 @@ typedef struct heed_ahead {
  * mix_rows       o[t * o_stride + c] = that rescale[t], or where rescale is NULL nothing, whatever stood there,
  *                + sum_j p[t * p_stride + j * p_step] e[j * e_stride + c], t < n_rows, j < n_keys, c < n_channels; the
  *                sum in the order of j from zero, so that rows and channels have the same bits whatever goes with them.
- *                ahead != NULL: along with row t the first n_keys floats of its rows are asked for
+ *                ahead != NULL: along with row t of a whole tile the first n_keys floats of its rows are asked for
  * ask_rows       rows t < n_rows of x, n_channels wide, any addresses, are asked for
  * scale_rows     o[t * o_stride + c] *= factor[c], t < n_rows, c < n_channels
  * tap_rows       AFT-conv: p[j * n_rows + t] = taps[j * n_rows + t] e[j], j < n_keys, t < n_rows;

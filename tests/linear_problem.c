@@ -18,9 +18,9 @@
 
 const char *map_name(map_kind kind)
 {
-    static const char *const names[N_MAP_KINDS] = {"no map",        "identity",   "ELU1",      "RELU",    "SOFTPLUS",
-                                                   "1 x GLU",       "2 x GLU",    "3 x AOGLU", "8 x GLU", "FAVOR",
-                                                   "FAVOR of ReLU", "GLU, FAVOR", "ELU1, RELU"};
+    static const char *const names[N_MAP_KINDS] = {
+        "no map",    "identity", "ELU1",  "RELU",          "SOFTPLUS",   "1 x GLU",    "2 x GLU",
+        "3 x AOGLU", "8 x GLU",  "FAVOR", "FAVOR of ReLU", "GLU, FAVOR", "ELU1, RELU", "SOFTPLUS, ELU1, SOFTPLUS"};
     return names[kind];
 }
 
@@ -84,6 +84,11 @@ void map_create(test_map *m, map_kind kind, int64_t heads, int64_t channels, int
     case MAP_ELU_RELU:
         add_plain(m, HEED_FEATURE_ELU1, 0.0f);
         add_plain(m, HEED_FEATURE_RELU, eps);
+        break;
+    case MAP_ELU_BETWEEN:
+        add_unit(m, HEED_FEATURE_SOFTPLUS, heads, channels, wide, 0, &random);
+        add_plain(m, HEED_FEATURE_ELU1, 0.0f);
+        add_unit(m, HEED_FEATURE_SOFTPLUS, heads, wide, n_features, 0, &random);
         break;
     case MAP_SOFTPLUS:
         add_unit(m, HEED_FEATURE_SOFTPLUS, heads, channels, n_features, 0, &random);

@@ -20,8 +20,9 @@ typedef enum map_kind {
     MAP_GLU8,   /* eight layers */
     MAP_FAVOR,
     MAP_FAVOR_RELU,
-    MAP_GLU_FAVOR, /* a hidden unit before FAVOR+ */
-    MAP_ELU_RELU,  /* layers without matrices, one on the other */
+    MAP_GLU_FAVOR,   /* a hidden unit before FAVOR+ */
+    MAP_ELU_RELU,    /* layers without matrices, one on the other */
+    MAP_ELU_BETWEEN, /* and one between two that have some */
     N_MAP_KINDS
 } map_kind;
 

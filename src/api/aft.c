@@ -219,7 +219,8 @@ static heed_status check(heed_message *message, const aft_arguments *a)
 aft_plan heed_aft_plan(const aft_arguments *a)
 {
     const heed_aft_options *o = a->options;
-    aft_plan p = {.form = a->form, .gate = o->gate, .q = *a->q, .k = *a->k, .v = *a->v, .out = *a->out};
+    aft_plan p = {.form = a->form, .gate = o->gate, .q = *a->q, .k = *a->k, .out = *a->out};
+    p.v = heed_repeated(a->v);
     p.lse = a->lse ? *a->lse : (heed_tensor){0};
     p.w = heed_repeated(o->w);
     p.query_factors = heed_repeated(o->query_factors);

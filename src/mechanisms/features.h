@@ -134,7 +134,7 @@ void heed_feature_product(const heed_kernels *kernels, feature_rows x, int64_t n
 /* Row t of a matrix in panels = 0 */
 void heed_feature_row_clear(float *features, int64_t n_features, int64_t n_rows, int64_t t);
 
-/* Flops of phi for one row, and those of its products alone. */
+/* Flops of phi for one row. */
 double heed_feature_flops(const feature_map *map);
 
 /* ---- feature_apply.c ---- */

@@ -178,7 +178,7 @@ static float *layer_gradient(const feature_head *phi, int l, feature_rows x, flo
     const feature_layer *layer = &phi->map->layers[l];
     const feature_trace *trace = &tape->layers[l];
     int64_t n = x.n * layer->out;
-    float *dx = tape->dx[l % 2];
+    float *dx = dy == tape->dx[0] ? tape->dx[1] : tape->dx[0];
     int gated = layer->rank || has_matrix(&layer->wg);
     if (gated) {
         const float *f = trace->before;

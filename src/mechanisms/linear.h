@@ -17,7 +17,7 @@ typedef struct linear_plan {
     heed_linear_state state;
 } linear_plan;
 
-/* Scratch of one worker, enough for forward and step. It follows from Dv, the features, and the widths of the layers. */
+/* Scratch of one worker, enough for forward and step. It follows from D, Dv, the features, and the widths of the layers. */
 int64_t heed_linear_worker_bytes(const linear_plan *plan);
 
 /* Run the plan; the context holds enough scratch. */

@@ -44,6 +44,7 @@ static int64_t carve(backward_scratch *s, char *memory, const linear_backward_pl
     s->more_tile = heed_arena_take_floats(&arena, HEED_LINEAR_CHUNK * HEED_MAX_TILE_LANES);
     s->along = heed_arena_take_floats(&arena, HEED_LINEAR_BLOCK);
     s->inverse = heed_arena_take_floats(&arena, HEED_LINEAR_BLOCK);
+    s->slopes = heed_arena_take_floats(&arena, HEED_MAX_TILE_LANES);
     s->den = heed_arena_take_floats(&arena, HEED_LINEAR_KEPT_ROWS);
     s->slope = heed_arena_take_floats(&arena, HEED_LINEAR_KEPT_ROWS);
     return arena.bytes;

@@ -60,17 +60,17 @@ static void chunk_forward(const backward_walk *w, const linear_chunk *x, float *
             kernels->prefix_tile(s->more_tile, s->base.den + r, t.ends, t.n_keys, t.n_vectors);
         }
         heed_backward_invert(w, s->base.den, x->n);
-        heed_backward_slopes(w, &rows, s->base.row_sums);
+        heed_backward_slopes(w, &rows, s->slopes);
         linear_mix mix = heed_linear_mix(job, s->raw, 0, features_of(&keys), job->n_features);
         for (int r = 0; r < x->n; r += kernels->tile_lanes) {
             linear_tile t = heed_linear_tile(job, x, r);
             float *tile = tile_at(s->base.tile, r);
-            kernels->weigh_tile(tile, s->inverse + r, s->base.row_sums + r, t.ends, t.n_keys, t.n_vectors);
+            kernels->weigh_tile(tile, s->inverse + r, s->slopes + r, t.ends, t.n_keys, t.n_vectors);
             heed_linear_mix_keys(&t, &mix, tile, &s->base);
         }
         heed_backward_finish_rows(w, &rows);
         memcpy(den, s->base.den, (size_t)x->n * sizeof *den);
-        memcpy(slope, s->base.row_sums, (size_t)x->n * sizeof *slope);
+        memcpy(slope, s->slopes, (size_t)x->n * sizeof *slope);
     }
     if (keys.keys.k.n > 0)
         heed_backward_add_block(w, &keys);
@@ -91,13 +91,13 @@ static void chunk_back(const backward_walk *w, const linear_chunk *x, const floa
         row_block rows = heed_backward_rows(w, w->keys.kv_head * job->group + g, x->first, x->n, 0);
         heed_backward_add_rows(w, &rows, den, slope);
         heed_backward_invert(w, den, x->n);
-        memcpy(s->base.row_sums, slope, (size_t)x->n * sizeof *slope);
+        memcpy(s->slopes, slope, (size_t)x->n * sizeof *slope);
         linear_mix features = heed_linear_mix(job, s->raw, 0, heed_panel_rows(rows.f, rows.n), job->n_features);
         linear_mix douts = heed_linear_mix(job, s->dv, 0, heed_panel_rows(s->douts, rows.n), job->n_values);
         for (int r = 0; r < x->n; r += kernels->tile_lanes) {
             linear_tile t = heed_linear_tile(job, x, r);
             score_douts(w, &t, &rows, &keys, s->base.tile);
-            kernels->weigh_tile(s->base.tile, s->inverse + r, s->base.row_sums + r, t.ends, t.n_keys, t.n_vectors);
+            kernels->weigh_tile(s->base.tile, s->inverse + r, s->slopes + r, t.ends, t.n_keys, t.n_vectors);
             heed_linear_mix_rows(&t, &features, s->base.tile, &s->base);
             score(w, &t, &rows, &keys, s->base.tile);
             kernels->prefix_tile(s->base.tile, s->along + r, t.ends, t.n_keys, t.n_vectors);

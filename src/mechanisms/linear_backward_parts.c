@@ -137,7 +137,8 @@ void heed_backward_finish_keys(const backward_walk *w, heed_key_range range)
     heed_backward_store_zeros(w, &w->plan->dk, w->keys.kv_head, range.begin, heed_smaller(range.end, w->keys.first));
     heed_backward_store_zeros(w, &w->plan->dv, w->keys.kv_head, range.begin, heed_smaller(range.end, w->keys.first));
     range.begin = heed_larger(range.begin, w->keys.first);
-    heed_backward_turn(w);
+    if (!heed_range_is_empty(range))
+        heed_backward_turn(w);
     for (; !heed_range_is_empty(range); range.begin += HEED_LINEAR_BLOCK) {
         key_block block = heed_backward_keys(
             w, (heed_key_range){range.begin, heed_smaller(range.end, range.begin + HEED_LINEAR_BLOCK)});

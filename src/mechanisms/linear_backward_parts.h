@@ -14,6 +14,7 @@ typedef struct backward_scratch {
     float *dv;               /* [HEED_LINEAR_BLOCK][Dv], in panels */
     float *more_tile;        /* as linear_scratch's tile */
     float *along, *inverse;  /* F.p and 1 / den of a block [HEED_LINEAR_BLOCK] */
+    float *slopes;           /* e of a chunk [HEED_MAX_TILE_LANES] */
     float *den, *slope;      /* den and e [HEED_LINEAR_KEPT_ROWS], or of a block */
 } backward_scratch;
 

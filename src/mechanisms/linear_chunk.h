@@ -31,7 +31,7 @@ linear_tile heed_linear_tile(const linear_job *job, const linear_chunk *chunk, i
 void heed_linear_products(const linear_tile *t, feature_rows a, feature_rows b, int64_t n_columns, float *tile,
                           const linear_scratch *s);
 
-/* A matrix that is added to: rows `stride` apart, or stride 0: in panels. And rows of which multiples are added. */
+/* A matrix that is added to: rows `stride` apart, or stride 0: in panels, as a single row is both ways. And rows of which multiples are added. */
 typedef struct linear_mix {
     float *o;
     int64_t stride;

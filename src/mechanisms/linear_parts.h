@@ -32,8 +32,7 @@ typedef struct linear_scratch {
     float *den;            /* [HEED_LINEAR_BLOCK] */
     float *ones;           /* [FEATURE_PANEL] */
     float *tile, *more;    /* products of a chunk [HEED_LINEAR_CHUNK][HEED_MAX_TILE_LANES]; those of one panel */
-    float *packed;         /* rows [FEATURE_PANEL][HEED_MAX_TILE_LANES], transposed */
-    float *row_sums;       /* [HEED_MAX_TILE_LANES] */
+    float *packed;         /* rows [FEATURE_PANEL, or C for a step][HEED_MAX_TILE_LANES], transposed */
     float *rows, *sums;    /* of a step: [HEED_MAX_PLAIN_ROWS][Dv] */
     float *weights;        /* of a step: of recent rows [HEED_LINEAR_MAX_RECENT] */
     feature_scratch layers;

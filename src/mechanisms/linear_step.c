@@ -47,21 +47,22 @@ static void read_token(const linear_job *job, int64_t b, int64_t first, int n, i
     }
 }
 
-/* What a head needs lies scattered, and each place would be waited for: n_recent rows of this head, and what the next one
- * starts with. */
+/* What a head needs lies scattered, and each place would be waited for: n_recent rows of this head, and what head
+ * `next` of all batch elements starts with. */
 static void ask_for_heads(const linear_job *job, int64_t b, int64_t kv_head, int64_t next, int n_recent)
 {
     const linear_plan *p = job->plan;
     const heed_kernels *kernels = job->kernels;
     const heed_tensor *features = &p->state.recent_features, *values = &p->state.recent_values;
     int group = (int)job->group;
+    int64_t next_b = next / p->k.shape[1], next_head = next % p->k.shape[1];
     kernels->ask_rows(heed_row(&p->state.norms, b, kv_head, 0), 0, 1, job->n_features);
     kernels->ask_rows(heed_row(features, b, kv_head, 0), features->stride[2], n_recent, job->n_features);
     kernels->ask_rows(heed_row(values, b, kv_head, 0), values->stride[2], n_recent, job->n_values);
-    kernels->ask_rows(heed_row(&p->k, b, next, 0), 0, 1, p->k.shape[3]);
-    kernels->ask_rows(heed_row(&p->v, b, next, 0), 0, 1, job->n_values);
-    kernels->ask_rows(heed_row(&p->q, b, next * group, 0), p->q.stride[1], group, p->q.shape[3]);
-    kernels->ask_rows(heed_row(&p->out, b, next * group, 0), p->out.stride[1], group, job->n_values);
+    kernels->ask_rows(heed_row(&p->k, next_b, next_head, 0), 0, 1, p->k.shape[3]);
+    kernels->ask_rows(heed_row(&p->v, next_b, next_head, 0), 0, 1, job->n_values);
+    kernels->ask_rows(heed_row(&p->q, next_b, next_head * group, 0), p->q.stride[1], group, p->q.shape[3]);
+    kernels->ask_rows(heed_row(&p->out, next_b, next_head * group, 0), p->out.stride[1], group, job->n_values);
 }
 
 static void step_head(const linear_job *job, int64_t b, int64_t kv_head, int64_t next, const linear_scratch *s)
@@ -96,7 +97,8 @@ static void step_head(const linear_job *job, int64_t b, int64_t kv_head, int64_t
         heed_linear_store_nothing(job, b, head + g, n_tokens, p->q.shape[2]);
 }
 
-/* A worker's heads. Every other token takes them in reverse: what the caches kept of the last ones' sums is met first. */
+/* A worker's heads. After an odd number of tokens they go in reverse: what the caches kept of the last ones' sums is met
+ * first. */
 static void step_task(void *argument, int64_t index, int worker)
 {
     const linear_job *job = argument;
@@ -109,7 +111,7 @@ static void step_task(void *argument, int64_t index, int worker)
             at = step > 0 ? begin : end - 1;
     for (int64_t left = end - begin; left > 0; left--, at += step) {
         int64_t next = left > 1 ? at + step : at;
-        step_head(job, at / n_heads, at % n_heads, next % n_heads, &s);
+        step_head(job, at / n_heads, at % n_heads, next, &s);
     }
 }
 

@@ -47,7 +47,6 @@ int64_t heed_linear_carve(linear_scratch *s, char *memory, const linear_plan *p)
     s->tile = heed_arena_take_floats(&arena, HEED_LINEAR_CHUNK * HEED_MAX_TILE_LANES);
     s->more = heed_arena_take_floats(&arena, HEED_LINEAR_CHUNK * HEED_MAX_TILE_LANES);
     s->packed = heed_arena_take_floats(&arena, heed_larger(c, FEATURE_PANEL) * HEED_MAX_TILE_LANES);
-    s->row_sums = heed_arena_take_floats(&arena, HEED_MAX_TILE_LANES);
     s->rows = heed_arena_take_floats(&arena, HEED_MAX_PLAIN_ROWS * dv);
     s->sums = heed_arena_take_floats(&arena, HEED_MAX_PLAIN_ROWS * dv);
     s->weights = heed_arena_take_floats(&arena, HEED_LINEAR_MAX_RECENT);
