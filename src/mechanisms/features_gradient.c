@@ -20,9 +20,9 @@ static int has_matrix(const heed_tensor *w) { return w->shape[3] > 0; }
 
 static int64_t matrix_floats(const feature_layer *layer)
 {
-    int64_t whole = layer->in * layer->out, low = layer->rank * (layer->in + layer->out);
-    int64_t main = has_matrix(&layer->w) ? whole : 0, gate = layer->rank ? low : has_matrix(&layer->wg) ? whole : 0;
-    return main + gate;
+    int64_t floats = layer->rank * (layer->in + layer->out);
+    floats += has_matrix(&layer->w) ? layer->in * layer->out : 0;
+    return floats + (has_matrix(&layer->wg) ? layer->in * layer->out : 0);
 }
 
 void heed_feature_tape_carve(feature_tape *tape, heed_arena *arena, const feature_map *map, int64_t n_rows)
