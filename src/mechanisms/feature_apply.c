@@ -35,24 +35,38 @@ typedef struct apply_job {
     int64_t parts; /* of a head */
 } apply_job;
 
+/* What a task works on: rows [begin, end) of a head. */
+typedef struct apply_rows {
+    const feature_apply_plan *plan;
+    int64_t b, h, begin, end;
+    apply_scratch s;
+    feature_head phi;
+} apply_rows;
+
+static apply_rows rows_of_task(const apply_job *job, int64_t index, int worker)
+{
+    const feature_apply_plan *p = job->plan;
+    int64_t head = index / job->parts;
+    apply_rows rows = {.plan = p, .b = head / p->x.shape[1], .h = head % p->x.shape[1]};
+    rows.begin = index % job->parts * HEED_FEATURE_ROWS;
+    rows.end = heed_smaller(p->x.shape[2], rows.begin + HEED_FEATURE_ROWS);
+    carve(&rows.s, heed_scratch_slice(job->context, worker), &p->map);
+    heed_feature_scratch_fill(&rows.s.features, HEED_LINEAR_BLOCK);
+    rows.phi = heed_feature_head(job->context->kernels, &p->map, rows.h, p->side);
+    return rows;
+}
+
 static void apply_task(void *argument, int64_t index, int worker)
 {
-    const apply_job *job = argument;
-    const feature_apply_plan *p = job->plan;
-    int64_t head = index / job->parts, b = head / p->x.shape[1], h = head % p->x.shape[1];
-    int64_t begin = index % job->parts * HEED_FEATURE_ROWS;
-    int64_t end = heed_smaller(p->x.shape[2], begin + HEED_FEATURE_ROWS);
-    apply_scratch s;
-    carve(&s, heed_scratch_slice(job->context, worker), &p->map);
-    heed_feature_scratch_fill(&s.features, HEED_LINEAR_BLOCK);
-    feature_head phi = heed_feature_head(job->context->kernels, &p->map, h, p->side);
-    for (int64_t i = begin; i < end; i += HEED_LINEAR_BLOCK) {
-        int n = (int)heed_smaller(end - i, HEED_LINEAR_BLOCK);
-        heed_features(&phi, heed_feature_rows(&p->x, b, h, i, n), s.y, &s.features);
+    apply_rows rows = rows_of_task(argument, index, worker);
+    const feature_apply_plan *p = rows.plan;
+    for (int64_t i = rows.begin; i < rows.end; i += HEED_LINEAR_BLOCK) {
+        int n = (int)heed_smaller(rows.end - i, HEED_LINEAR_BLOCK);
+        heed_features(&rows.phi, heed_feature_rows(&p->x, rows.b, rows.h, i, n), rows.s.y, &rows.s.features);
         for (int64_t c = 0; c < p->map.out; c += FEATURE_PANEL) {
             int64_t width = heed_panel_width(p->map.out, c);
             for (int64_t t = 0; t < n; t++)
-                memcpy(heed_row(&p->out, b, h, i + t) + c, heed_panel(s.y, n, c) + t * width,
+                memcpy(heed_row(&p->out, rows.b, rows.h, i + t) + c, heed_panel(rows.s.y, n, c) + t * width,
                        (size_t)width * sizeof(float));
         }
     }
@@ -78,18 +92,12 @@ static int takes_blas(const feature_apply_plan *p)
 
 static void activate_task(void *argument, int64_t index, int worker)
 {
-    const apply_job *job = argument;
-    const feature_apply_plan *p = job->plan;
-    const feature_layer *layer = &p->map.layers[0];
-    int64_t head = index / job->parts, b = head / p->x.shape[1], h = head % p->x.shape[1];
-    int64_t begin = index % job->parts * HEED_FEATURE_ROWS;
-    int64_t end = heed_smaller(p->x.shape[2], begin + HEED_FEATURE_ROWS);
-    apply_scratch s;
-    carve(&s, heed_scratch_slice(job->context, worker), &p->map);
-    feature_head phi = heed_feature_head(job->context->kernels, &p->map, h, p->side);
-    for (int64_t i = begin; i < end; i++) {
-        float *y = heed_row(&p->out, b, h, i);
-        heed_feature_activate(&phi, layer, heed_feature_rows(&p->x, b, h, i, 1), (feature_parts){0}, y, y, &s.features);
+    apply_rows rows = rows_of_task(argument, index, worker);
+    const feature_apply_plan *p = rows.plan;
+    for (int64_t i = rows.begin; i < rows.end; i++) {
+        float *y = heed_row(&p->out, rows.b, rows.h, i);
+        heed_feature_activate(&rows.phi, &p->map.layers[0], heed_feature_rows(&p->x, rows.b, rows.h, i, 1),
+                              (feature_parts){0}, y, y, &rows.s.features);
     }
 }
 
