@@ -17,9 +17,9 @@
  *     heed_context_destroy(context);
  *
  * Every mechanism has the same verbs: forward, backward, step (the next tokens, with a state) and merge (two partial
- * results over different keys). This version holds softmax attention and the
- * Attention-Free Transformer (AFT), both forward, the steps of AFT, merge, and linear attention with all verbs, its
- * feature maps and the weights to begin training them with.
+ * results over different keys). This version holds softmax attention, multiresolution-head attention (MrsHA) and the
+ * Attention-Free Transformer (AFT), all forward, the steps of the latter two, merge, and linear attention with all verbs,
+ * its feature maps and the weights to begin training them with.
  *
  * Rules that hold everywhere
  * --------------------------
@@ -187,6 +187,7 @@ typedef struct heed_context heed_context;
  *  | mechanism | sizes up to                                                                            |
  *  |-----------|----------------------------------------------------------------------------------------|
  *  | softmax   | D, Dv <= 1024                                                                          |
+ *  | MrsHA     | D, Dv <= 1024                                                                          |
  *  | AFT       | D, d' <= 1024, windows of any size, filters of 512 taps, of 31 x 31 on grids 256 wide  |
  *  | linear    | D, Dv, C and the widths of layers <= 1024; backward: <= 256, 4 layers                  |
  *  | merge     | any (needs none)                                                                       |
@@ -216,13 +217,13 @@ typedef struct heed_report {
     size_t struct_size;           /**< sizeof(heed_report) */
     heed_isa isa;                 /**< the instruction set that ran; never AUTO */
     const char *path;             /**< the path taken, a constant string: "softmax-tiles", "softmax-ranges" (few query
-                                       rows, keys cut into ranges), "aft-rows" (key by key), "aft-scan" (one pass for
-                                       all rows), "aft-blocks" (matrix products), "aft-window", "aft-conv", "aft-grid"
-                                       (the same within a window), "aft-steps", "aft-filter", "aft-gate",
-                                       "linear-sums" (all keys, then all rows), "linear-chunks" (causal),
-                                       "linear-steps", "linear-merge", "feature-map", "feature-map-blas" (the product by
-                                       OpenBLAS), "init-orthogonal", "init-he", "init-favor", "orthogonality", "merge",
-                                       or "none" before the first call */
+                                       rows, keys cut into ranges), "mrsha" (with a coarse head), "mrsha-steps",
+                                       "aft-rows" (key by key), "aft-scan" (one pass for all rows), "aft-blocks" (matrix
+                                       products), "aft-window", "aft-conv", "aft-grid" (the same within a window),
+                                       "aft-steps", "aft-filter", "aft-gate", "linear-sums" (all keys, then all rows),
+                                       "linear-chunks" (causal), "linear-steps", "linear-merge", "feature-map",
+                                       "feature-map-blas" (the product by OpenBLAS), "init-orthogonal", "init-he",
+                                       "init-favor", "orthogonality", "merge", or "none" before the first call */
     int64_t n_tasks;              /**< independent tasks the work was cut into */
     int n_workers;                /**< most workers that may have run at once; 1: no thread was woken */
     int64_t scratch_bytes;        /**< scratch the call carved, all workers together */
@@ -612,6 +613,177 @@ HEED_API heed_status heed_aft_conv_step(heed_context *context, const heed_tensor
                                         const heed_tensor *v, const heed_tensor *filter,
                                         const heed_aft_options *options, const heed_aft_conv_state *state,
                                         const heed_tensor *out);
+
+/** @}
+ *  @defgroup mrsha Multiresolution-head attention
+ *
+ *  MrsHA gives each head a resolution of its own: a fine head attends from tokens to tokens, a coarse one between groups
+ *  of S tokens ("Transformers with Multiresolution Attention Heads", OpenReview L8qKBr_bht, 2022). **Derived definition:**
+ *  the part of that paper that defines the operators is not public, and no code is. What stands here is derived from what
+ *  its abstract and introduction say; docs/mrsha.md tells what is quoted, what follows, and what was chosen.
+ *  @{ */
+
+/** Which of the two approximations a coarse head makes. A bar is the mean over a group, U repeats it for its tokens, and n
+ *  are the sizes of the groups of keys. */
+typedef enum heed_mrsha_mode {
+    HEED_MRSHA_BOTH = 0,   /**< U softmax(scale q_bar k_bar^T + log n) v_bar: 1 / S^2 of a fine head's work */
+    HEED_MRSHA_OUTPUT = 1, /**< U softmax(scale q_bar k^T) v: the output alone */
+    HEED_MRSHA_VALUE = 2   /**< softmax(scale q k_bar^T + log n) v_bar: the values alone */
+} heed_mrsha_mode;
+
+/** What stands for a group of tokens. */
+typedef enum heed_pooling {
+    HEED_POOLING_MEAN = 0,   /**< their mean */
+    HEED_POOLING_FIRST = 1,  /**< the first one that counts */
+    HEED_POOLING_LEARNED = 2 /**< their mean with weights of the head, which are divided by their sum */
+} heed_pooling;
+
+/** How the rows of groups become rows of tokens. */
+typedef enum heed_upsampling {
+    HEED_UPSAMPLING_REPEAT = 0, /**< each token has the row of its group */
+    HEED_UPSAMPLING_LINEAR = 1  /**< between the centres of neighbouring groups, the mean positions of the tokens that
+                                     count, in a straight line; beyond the outer ones the row of the group */
+} heed_upsampling;
+
+/** Options of multiresolution-head attention. Fill with #HEED_MRSHA_OPTIONS_INIT.
+ *
+ *  Groups begin at the first token of q and of k, each on its own: tokens g S to g S + S - 1, the last one maybe shorter.
+ *  With a class token this one is group 0, and the others are counted from behind it. With a grid of grid_height x
+ *  grid_width tokens, row by row, groups are patches of S x S, band by band. Tokens beyond the lengths of the mask belong to
+ *  no group. */
+typedef struct heed_mrsha_options {
+    size_t struct_size;                  /**< sizeof(heed_mrsha_options) */
+    const int64_t *group_sizes;          /**< S of each head, [Hq], >= 1; 1: a fine head. NULL: as #HEED_MRSHA_HALF */
+    heed_mrsha_mode mode;                /**< what coarse heads do */
+    heed_pooling pooling;                /**< of queries, keys and values alike */
+    const heed_tensor *weights;          /**< LEARNED: float32 (1, 1, Hq, W), W >= the S of each coarse head (S^2 with a
+                                          grid, row by row), of which it takes the first ones; else NULL */
+    heed_upsampling upsampling;          /**< not in mode VALUE, which has a row for each token */
+    int64_t grid_height;                 /**< tokens of q and of k are a grid, row by row; else 0 */
+    int64_t grid_width;                  /**< see grid_height */
+    int class_token;                     /**< non-zero: the first token of q and of k is a group by itself */
+    const heed_softmax_options *softmax; /**< of all heads, or NULL: #HEED_SOFTMAX_OPTIONS_INIT */
+    const heed_softmax_options *fine;    /**< of fine heads in its place, or NULL: `softmax`, like the others */
+} heed_mrsha_options;
+
+/* clang-format off */
+/** Half of the heads fine, half S = 2, both approximations, mean, repeat. */
+#define HEED_MRSHA_OPTIONS_INIT {sizeof(heed_mrsha_options), NULL, HEED_MRSHA_BOTH, HEED_POOLING_MEAN, NULL, \
+                                 HEED_UPSAMPLING_REPEAT, 0, 0, 0, NULL, NULL}
+/* clang-format on */
+
+/** Resolutions that are ready to use. */
+typedef enum heed_mrsha_preset {
+    HEED_MRSHA_HALF = 1, /**< the first half of the heads, rounded up: S = 1, the others S = 2 */
+    HEED_MRSHA_1248 = 2  /**< S = 1, 2, 4, 8, and again */
+} heed_mrsha_preset;
+
+/** Fills group_sizes [n_heads]. Errors: HEED_ERROR_ARGUMENT (NULL, unknown preset), _SHAPE (n_heads < 0). Safe from any
+ *  thread. */
+HEED_API heed_status heed_mrsha_group_sizes(heed_mrsha_preset preset, int64_t n_heads, int64_t *group_sizes);
+
+/** Multiresolution-head attention: each head h with its own group size S_h, as options.mode says.
+ *
+ *  Fine heads (S = 1) are those of heed_softmax_forward() with the options `fine`, bit for bit. Coarse heads take of
+ *  `softmax` the scale, softcap, sinks, and of its mask the lengths and `causal`; log n is added after the softcap.
+ *
+ *  Causal, a row depends on no later token:
+ *  - VALUE: token i sees the groups before its own, and of its own the tokens up to itself, as one more group.
+ *  - BOTH: group g has the mean query of group g - 1, and sees the groups before g. The tokens of group 0 attend to each
+ *    other as in a fine head.
+ *  - OUTPUT is HEED_ERROR_UNSUPPORTED. So are, with coarse heads, Nq != Nk, positions of queries and keys that differ, a
+ *    grid, a class token, and LINEAR.
+ *
+ *  @param context  what it runs on
+ *  @param q    float32 (B, Hq, Nq, D)
+ *  @param k    float32 (B, Hkv, Nk, D); Hq is a multiple of Hkv, and query head h uses kv head h / (Hq / Hkv)
+ *  @param v    float32 (B, Hkv, Nk, Dv)
+ *  @param options  or NULL: #HEED_MRSHA_OPTIONS_INIT
+ *  @param out  float32 (B, Hq, Nq, Dv)
+ *  @param lse  float32 (B, Hq, Nq, 1) or NULL, with LINEAR always NULL; receives log(sum_g n_g exp(s_ig)), and with sinks
+ *              + exp(sink_h), of the row of attention that is the token's own or its group's
+ *
+ *  With a grid, Nq and Nk are grid_height x grid_width, and one more with a class token. LINEAR with a grid is
+ *  HEED_ERROR_UNSUPPORTED. Results over keys that are cut at borders of groups are joined by heed_merge() (not where rows
+ *  were interpolated, or causal). Rows that see no key, and rows beyond query_lengths, give 0 and lse -inf, or the sink.
+ *
+ *  A NaN in a token makes what its group gives NaN: in q the rows of the group, in k the rows that see it, in v their
+ *  channel. Weights that add up to 0 give NaN or infinity.
+ *
+ *  Error against float64 of the same definition: as in heed_softmax_forward(), and what the means add: 1e-6 max|v|, and
+ *  1e-6 of the largest score. Queries, keys and values that are constant in each group give in mode BOTH, not causal, what
+ *  exact attention gives. v = 1 gives 1, exactly where S is a power of two.
+ *
+ *  Returns HEED_OK or HEED_ERROR_ARGUMENT, _SHAPE, _STRIDE, _OVERLAP, _DTYPE, _UNSUPPORTED (a bias, ALiBi slopes other
+ *  than 0, a window or `visible` in `softmax` where there is a coarse head, and what is named above), _SCRATCH, _BUSY. Safe
+ *  from any thread with a context of its own. */
+HEED_API heed_status heed_mrsha_forward(heed_context *context, const heed_tensor *q, const heed_tensor *k,
+                                        const heed_tensor *v, const heed_mrsha_options *options, const heed_tensor *out,
+                                        const heed_tensor *lse);
+
+/** The scratch that heed_mrsha_forward() and heed_mrsha_step() ask for, for each worker, in bytes, the same for every
+ *  instruction set: from D and Dv. Only the shapes of q, k and v are read. Errors: HEED_ERROR_ARGUMENT, _SHAPE; *bytes is
+ *  then left as it is. Safe from any thread. */
+HEED_API heed_status heed_mrsha_scratch_bytes(const heed_tensor *q, const heed_tensor *k, const heed_tensor *v,
+                                              const heed_mrsha_options *options, int64_t *bytes);
+
+/** What causal mode VALUE keeps of the tokens so far, in the caller's memory: a cache of keys and values with one row for
+ *  each group of S tokens. A kv head has a cache for each distinct S of its query heads (LEARNED: for each query head, since
+ *  each has weights of its own), in the order of the first heads that use them; a cache has max_tokens / S rows, rounded up,
+ *  and the caches stand one behind the other: row t / S of its cache is the group of token t, and is that of the tokens so
+ *  far while the group is not complete. R rows and n caches in all.
+ *
+ *  In the memory of `_state_view` lie n_tokens, then for each sequence one behind the other its keys, values, open_keys and
+ *  open_values, without gaps: a sequence is one piece, state.keys.stride[0] floats long, which with its n_tokens can be
+ *  copied, kept and sent. But any views of the right shapes are a state. */
+typedef struct heed_mrsha_state {
+    heed_tensor keys;        /**< float32 (B, 1, R, D) */
+    heed_tensor values;      /**< float32 (B, 1, R, Dv) */
+    heed_tensor open_keys;   /**< float32 (B, 1, n, D): weighted sums of the latest group of each cache */
+    heed_tensor open_values; /**< float32 (B, 1, n, Dv) */
+    int64_t max_tokens;      /**< the most tokens of a sequence */
+    int64_t *n_tokens;       /**< [B], the tokens so far */
+} heed_mrsha_state;
+
+/** The memory of a state: 8 B + 4 B (R + n) (D + Dv) bytes. Of the options only group_sizes [n_heads] and pooling are read;
+ *  NULL: #HEED_MRSHA_OPTIONS_INIT. Errors: HEED_ERROR_ARGUMENT (NULL, options), _SHAPE (negative sizes, heads, no channel,
+ *  2^60 elements or more); *bytes is then left as it is. Safe from any thread. */
+HEED_API heed_status heed_mrsha_state_bytes(const heed_mrsha_options *options, int64_t batch, int64_t n_heads,
+                                            int64_t kv_heads, int64_t key_channels, int64_t value_channels,
+                                            int64_t max_tokens, int64_t *bytes);
+
+/** The state in `memory`, aligned to eight bytes, which is neither read nor written, for arguments of which
+ *  heed_mrsha_state_bytes() has told the size. Safe from any thread. */
+HEED_API heed_mrsha_state heed_mrsha_state_view(void *memory, const heed_mrsha_options *options, int64_t batch,
+                                                int64_t n_heads, int64_t kv_heads, int64_t key_channels,
+                                                int64_t value_channels, int64_t max_tokens);
+
+/** Starts sequence b anew, or all of them with b = -1. Errors: HEED_ERROR_ARGUMENT (NULL, b). Safe from any thread that
+ *  nobody else races for the state. */
+HEED_API heed_status heed_mrsha_state_reset(const heed_mrsha_state *state, int64_t b);
+
+/** The next N >= 0 tokens of each sequence, one by one: for each the row that causal heed_mrsha_forward() in mode VALUE
+ *  gives over all tokens so far, up to rounding. The same tokens give the same bits, however they are cut into steps. Fine
+ *  heads go the same way, with a cache of all tokens.
+ *
+ *  @param context  what it runs on
+ *  @param q    float32 (B, Hq, N, D), the new tokens
+ *  @param k    float32 (B, Hkv, N, D)
+ *  @param v    float32 (B, Hkv, N, Dv)
+ *  @param options  with mode VALUE, and group_sizes, pooling and weights as at the beginning of the sequence. Of
+ *                  `softmax` the scale, softcap and sinks; its mask is NULL or causal, and may have `query_lengths`: the new
+ *                  tokens of each sequence that count, 0 for one that waits. Rows beyond give 0. `fine` is NULL.
+ *  @param state  of the tokens so far; goes on
+ *  @param out  float32 (B, Hq, N, Dv)
+ *
+ *  No part of the state may overlap another one, or any other argument. An error leaves out and state as they are.
+ *
+ *  Returns as heed_mrsha_forward(); HEED_ERROR_ARGUMENT for more tokens than max_tokens, HEED_ERROR_UNSUPPORTED for another
+ *  mode, a grid, a class token, `fine`, a bias, ALiBi slopes other than 0, and a mask that says more than the above. Safe
+ *  from any thread with a context of its own, as long as nobody else uses the state. */
+HEED_API heed_status heed_mrsha_step(heed_context *context, const heed_tensor *q, const heed_tensor *k,
+                                     const heed_tensor *v, const heed_mrsha_options *options,
+                                     const heed_mrsha_state *state, const heed_tensor *out);
 
 /** @}
  *  @defgroup features Feature maps

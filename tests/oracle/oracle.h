@@ -44,6 +44,19 @@ void oracle_softmax_row(const heed_tensor *q, const heed_tensor *k, const heed_t
 void oracle_softmax(const heed_tensor *q, const heed_tensor *k, const heed_tensor *v,
                     const heed_softmax_options *options, double *out, double *lse);
 
+/* ---- Multiresolution-head attention (oracle_mrsha.c); NULL options are HEED_MRSHA_OPTIONS_INIT ---- */
+
+/* S of head h. */
+int64_t oracle_mrsha_group_size(const heed_mrsha_options *options, int64_t n_heads, int64_t h);
+
+/* Row (b, h, i): out receives Dv values, *lse one; either may be NULL. Fine heads are oracle_softmax_row(). */
+void oracle_mrsha_row(const heed_tensor *q, const heed_tensor *k, const heed_tensor *v,
+                      const heed_mrsha_options *options, int64_t b, int64_t h, int64_t i, double *out, double *lse);
+
+/* All rows: out is contiguous (B, Hq, Nq, Dv), lse contiguous (B, Hq, Nq); either may be NULL. */
+void oracle_mrsha(const heed_tensor *q, const heed_tensor *k, const heed_tensor *v, const heed_mrsha_options *options,
+                  double *out, double *lse);
+
 /* ---- The Attention-Free Transformer (oracle_aft.c); NULL options are HEED_AFT_OPTIONS_INIT ---- */
 
 typedef enum oracle_aft_form { ORACLE_AFT_FULL, ORACLE_AFT_LOCAL, ORACLE_AFT_SIMPLE, ORACLE_AFT_CONV } oracle_aft_form;
