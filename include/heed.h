@@ -648,9 +648,9 @@ typedef enum heed_upsampling {
 /** Options of multiresolution-head attention. Fill with #HEED_MRSHA_OPTIONS_INIT.
  *
  *  Groups begin at the first token of q and of k, each on its own: tokens g S to g S + S - 1, the last one maybe shorter.
- *  With a class token this one is group 0, and the others are counted from behind it. With a grid of grid_height x
- *  grid_width tokens, row by row, groups are patches of S x S, band by band. Tokens beyond the lengths of the mask belong to
- *  no group. */
+ *  With a class token this one is group 0, whose row is never interpolated, and the others are counted from behind it. With
+ *  a grid of grid_height x grid_width tokens, row by row, groups are patches of S x S, band by band. Tokens beyond the
+ *  lengths of the mask belong to no group. */
 typedef struct heed_mrsha_options {
     size_t struct_size;                  /**< sizeof(heed_mrsha_options) */
     const int64_t *group_sizes;          /**< S of each head, [Hq], >= 1; 1: a fine head. NULL: as #HEED_MRSHA_HALF */
@@ -737,15 +737,16 @@ HEED_API heed_status heed_mrsha_scratch_bytes(const heed_tensor *q, const heed_t
  *  open_values, without gaps: a sequence is one piece, state.keys.stride[0] floats long, which with its n_tokens can be
  *  copied, kept and sent. But any views of the right shapes are a state. */
 typedef struct heed_mrsha_state {
-    heed_tensor keys;        /**< float32 (B, 1, R, D) */
-    heed_tensor values;      /**< float32 (B, 1, R, Dv) */
-    heed_tensor open_keys;   /**< float32 (B, 1, n, D): weighted sums of the latest group of each cache */
-    heed_tensor open_values; /**< float32 (B, 1, n, Dv) */
+    heed_tensor keys;      /**< float32 (B, 1, R, D) */
+    heed_tensor values;    /**< float32 (B, 1, R, Dv) */
+    heed_tensor open_keys; /**< float32 (B, 1, 2 n, D): the latest group of each cache, weighted sums of its tokens but
+                                  the latest up to 64, and of these */
+    heed_tensor open_values; /**< float32 (B, 1, 2 n, Dv) */
     int64_t max_tokens;      /**< the most tokens of a sequence */
     int64_t *n_tokens;       /**< [B], the tokens so far */
 } heed_mrsha_state;
 
-/** The memory of a state: 8 B + 4 B (R + n) (D + Dv) bytes. Of the options only group_sizes [n_heads] and pooling are read;
+/** The memory of a state: 8 B + 4 B (R + 2 n) (D + Dv) bytes. Of the options only group_sizes [n_heads] and pooling are read;
  *  NULL: #HEED_MRSHA_OPTIONS_INIT. Errors: HEED_ERROR_ARGUMENT (NULL, options), _SHAPE (negative sizes, heads, no channel,
  *  2^60 elements or more); *bytes is then left as it is. Safe from any thread. */
 HEED_API heed_status heed_mrsha_state_bytes(const heed_mrsha_options *options, int64_t batch, int64_t n_heads,

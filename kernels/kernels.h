@@ -108,6 +108,9 @@ typedef struct heed_ahead {
  *                + sum_j p[t * p_stride + j * p_step] e[j * e_stride + c], t < n_rows, j < n_keys, c < n_channels; the
  *                sum in the order of j from zero, so that rows and channels have the same bits whatever goes with them.
  *                ahead != NULL: along with row t of a whole tile the first n_keys floats of its rows are asked for
+ * pool_rows      o[g * o_stride + c] = that where `adds`, else nothing, whatever stood there,
+ *                + factor sum_t weights[t] x[g * group_stride + t * x_stride + c], t < n_tokens, weights of 1 where NULL,
+ *                g < n_groups, c < n_channels; the sum in the order of t from zero
  * ask_rows       rows t < n_rows of x, n_channels wide, any addresses, are asked for
  * scale_rows     o[t * o_stride + c] *= factor[c], t < n_rows, c < n_channels
  * tap_rows       AFT-conv: p[j * n_rows + t] = taps[j * n_rows + t] e[j], j < n_keys, t < n_rows;
@@ -201,6 +204,9 @@ typedef struct heed_ahead {
       (float *restrict o, int64_t o_stride, const float *restrict rescale, const float *restrict p, int64_t p_stride,  \
        int64_t p_step, const float *restrict e, int64_t e_stride, int n_keys, int n_rows, int64_t n_channels,          \
        const heed_ahead *ahead))                                                                                       \
+    X(void, pool_rows,                                                                                                 \
+      (float *restrict o, int64_t o_stride, const float *restrict x, int64_t group_stride, int64_t x_stride,           \
+       const float *restrict weights, float factor, int n_tokens, int n_groups, int64_t n_channels, int adds))         \
     X(void, ask_rows, (const float *x, int64_t x_stride, int n_rows, int64_t n_channels))                              \
     X(void, scale_rows,                                                                                                \
       (float *restrict o, int64_t o_stride, const float *restrict factor, int n_rows, int64_t n_channels))             \

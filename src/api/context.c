@@ -5,6 +5,7 @@
 #include "core/scratch.h"
 #include "mechanisms/aft.h"
 #include "mechanisms/linear.h"
+#include "mechanisms/mrsha.h"
 #include "mechanisms/softmax.h"
 
 #include <inttypes.h>
@@ -71,7 +72,7 @@ static int64_t round_up(int64_t bytes)
 /* Enough for the table at heed_context_create(). */
 static int64_t default_scratch(void)
 {
-    int64_t bytes = heed_larger(heed_softmax_worker_bytes(MAX_D, MAX_DV),
+    int64_t bytes = heed_larger(heed_mrsha_worker_bytes(MAX_D, MAX_DV),
                                 heed_aft_default_bytes(MAX_D, MAX_FACTORS, MAX_TAPS, MAX_GRID_WIDTH, MAX_GRID_TAPS));
     return heed_larger(bytes, heed_linear_default_bytes(MAX_FEATURES, MAX_BACKWARD_FEATURES, MAX_LAYERS));
 }

@@ -1,6 +1,5 @@
 #include "api/linear.h"
 
-#include "api/step.h"
 #include "core/arguments.h"
 #include "core/context.h"
 #include "core/tuning.h"
@@ -114,7 +113,7 @@ heed_status heed_linear_check_apart(heed_message *message, const linear_argument
 /* out and the state, which are written, against what is read and against each other. */
 static heed_status check_written(heed_message *message, const linear_arguments *a)
 {
-    linear_part parts[HEED_LINEAR_STATE_PARTS];
+    state_part parts[HEED_LINEAR_STATE_PARTS];
     HEED_CHECK(heed_check_output(message, "out", a->out, HEED_FLOAT32));
     HEED_CHECK(heed_linear_check_rows(message, a, "out"));
     HEED_CHECK(heed_linear_check_apart(message, a, "out", a->out));
@@ -125,7 +124,7 @@ static heed_status check_written(heed_message *message, const linear_arguments *
         HEED_CHECK(heed_linear_check_apart(message, a, parts[i].name, &parts[i].view));
         HEED_CHECK(heed_check_apart(message, parts[i].name, &parts[i].view, "out", a->out));
     }
-    return heed_linear_check_parts_apart(message, parts);
+    return heed_check_parts_apart(message, parts, HEED_LINEAR_STATE_PARTS);
 }
 
 /* ---- calls ---- */

@@ -3,6 +3,7 @@
 #define HEED_API_LINEAR_H
 
 #include "api/features.h"
+#include "api/step.h"
 #include "mechanisms/linear.h"
 
 typedef struct linear_arguments {
@@ -34,20 +35,13 @@ heed_status heed_linear_check_state(heed_message *message, const linear_argument
 heed_status heed_linear_check_sums(heed_message *message, const linear_arguments *a, const char *name,
                                    const heed_linear_state *state, int has_tokens);
 
-/* Its parts and those of others, each by name. */
+/* Its parts by name. */
 enum { HEED_LINEAR_STATE_PARTS = 5 };
-typedef struct linear_part {
-    char name[48];
-    heed_tensor view; /* n_tokens as bytes */
-} linear_part;
 void heed_linear_state_parts(const char *name, const heed_linear_state *state,
-                             linear_part parts[HEED_LINEAR_STATE_PARTS]);
+                             state_part parts[HEED_LINEAR_STATE_PARTS]);
 
 /* The state with strides of axes of size 1 that may be multiplied with anything. */
 heed_linear_state heed_linear_repeated(const heed_linear_state *state);
-
-/* The parts of one state, which is written, against each other. */
-heed_status heed_linear_check_parts_apart(heed_message *message, const linear_part parts[HEED_LINEAR_STATE_PARTS]);
 
 /* The plan that tells the scratch, from shapes alone; no messages. */
 heed_status heed_linear_plan_sizes(const heed_tensor *q, const heed_tensor *k, const heed_tensor *v,

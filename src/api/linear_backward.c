@@ -21,13 +21,13 @@ enum { MAX_WRITTEN = 3 + 2 * HEED_MAX_FEATURE_LAYERS * 4 + 2 };
 
 /* Everything that is written, by name, to be held apart from everything else. */
 typedef struct written_list {
-    linear_part items[MAX_WRITTEN];
+    state_part items[MAX_WRITTEN];
     int n;
 } written_list;
 
 static void write_to(written_list *list, const char *name, const heed_tensor *tensor)
 {
-    linear_part *item = &list->items[list->n++];
+    state_part *item = &list->items[list->n++];
     snprintf(item->name, sizeof item->name, "%s", name);
     item->view = *tensor;
 }
@@ -99,11 +99,11 @@ static heed_status check_apart(heed_message *message, const backward_arguments *
     const heed_linear_state *const states[] = {a->inputs.state, a->dstate_out};
     const char *const names[] = {"state_in", "dstate_out"};
     for (int i = 0; i < list->n; i++) {
-        const linear_part *x = &list->items[i];
+        const state_part *x = &list->items[i];
         HEED_CHECK(heed_linear_check_apart(message, &a->inputs, x->name, &x->view));
         HEED_CHECK(heed_check_apart(message, x->name, &x->view, "dout", a->inputs.out));
         for (int s = 0; s < 2; s++) {
-            linear_part parts[HEED_LINEAR_STATE_PARTS];
+            state_part parts[HEED_LINEAR_STATE_PARTS];
             if (!states[s])
                 continue;
             heed_linear_state_parts(names[s], states[s], parts);

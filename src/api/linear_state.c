@@ -117,7 +117,7 @@ heed_linear_state heed_linear_repeated(const heed_linear_state *state)
 }
 
 void heed_linear_state_parts(const char *name, const heed_linear_state *state,
-                             linear_part parts[HEED_LINEAR_STATE_PARTS])
+                             state_part parts[HEED_LINEAR_STATE_PARTS])
 {
     static const char *const names[] = {"n_tokens", "sums", "norms", "recent_features", "recent_values"};
     int64_t token_bytes = state->sums.shape[0] * (int64_t)sizeof(int64_t);
@@ -127,15 +127,6 @@ void heed_linear_state_parts(const char *name, const heed_linear_state *state,
         snprintf(parts[i].name, sizeof parts[i].name, "%s.%s", name, names[i]);
         parts[i].view = views[i];
     }
-}
-
-heed_status heed_linear_check_parts_apart(heed_message *message, const linear_part parts[HEED_LINEAR_STATE_PARTS])
-{
-    for (int i = 0; i < HEED_LINEAR_STATE_PARTS; i++) {
-        for (int j = 0; j < i; j++)
-            HEED_CHECK(heed_check_apart(message, parts[i].name, &parts[i].view, parts[j].name, &parts[j].view));
-    }
-    return HEED_OK;
 }
 
 /* ---- calls ---- */
@@ -175,7 +166,7 @@ static heed_status check_merge(heed_message *message, const heed_linear_state *a
     static const char *const own[4] = {"", "", "", ""}, *const as[4] = {"as in a", "as in a", "as in a", "as in a"};
     const heed_linear_state *const read[] = {a, b};
     const char *const names[] = {"a", "b"};
-    linear_part written[HEED_LINEAR_STATE_PARTS], other[HEED_LINEAR_STATE_PARTS];
+    state_part written[HEED_LINEAR_STATE_PARTS], other[HEED_LINEAR_STATE_PARTS];
     if (!a)
         return heed_complain(message, HEED_ERROR_ARGUMENT, "a: is NULL");
     HEED_CHECK(check_state(message, "a", a, a->sums.shape, own));
@@ -185,7 +176,7 @@ static heed_status check_merge(heed_message *message, const heed_linear_state *a
     HEED_CHECK(heed_check_tokens(message, b->n_tokens, a->sums.shape[0]));
     HEED_CHECK(heed_check_tokens_view(message, out->n_tokens, a->sums.shape[0]));
     heed_linear_state_parts("out", out, written);
-    HEED_CHECK(heed_linear_check_parts_apart(message, written));
+    HEED_CHECK(heed_check_parts_apart(message, written, HEED_LINEAR_STATE_PARTS));
     for (int s = 0; s < 2; s++) {
         if (is_same_state(read[s], out))
             continue;

@@ -48,3 +48,12 @@ heed_status heed_check_step_mask(heed_message *message, const heed_mask *mask)
         return unsupported(message, "mask.alignment", "not in a step, whose state says where tokens stand");
     return HEED_OK;
 }
+
+heed_status heed_check_parts_apart(heed_message *message, const state_part *parts, int n)
+{
+    for (int i = 0; i < n; i++) {
+        for (int j = 0; j < i; j++)
+            HEED_CHECK(heed_check_apart(message, parts[i].name, &parts[i].view, parts[j].name, &parts[j].view));
+    }
+    return HEED_OK;
+}

@@ -130,6 +130,12 @@ enum {
     /* Rows in one task of heed_feature_map_apply. */
     HEED_FEATURE_ROWS = 480,
 
+    /* MrsHA: tiles that share a block of pooled keys, and their queries and outputs in bytes, half of L2; tasks for each
+     * thread, below which tiles are shared out rather than kept together. */
+    HEED_MRSHA_TILES = 24,
+    HEED_MRSHA_TILE_BYTES = 1 << 20,
+    HEED_MRSHA_TASKS_PER_THREAD = 2,
+
     /* Rows in one task of a merge. */
     HEED_MERGE_ROWS = 64
 };

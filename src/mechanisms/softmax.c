@@ -1,14 +1,8 @@
-/* o_i = sum_j p_ij v_j,  p_ij = softmax_j(q_i.k_j scale + ...)       ("Attention Is All You Need", equation 1)
+/* Softmax attention: how rows of queries and ranges of keys are dealt to tiles (softmax_tile.c) and threads.
  *
- * streamed over blocks of keys (FlashAttention, algorithm 1; its order of loops as in FlashAttention-2): after each
- * block m is the largest score so far, l = sum exp(s - m), o = sum exp(s - m) v. Each block of l and o is summed from
- * zero and then joins the running sums, so that early large terms do not swallow late small ones.
- *
- * The rows of queries stand on the lanes of a tile: scores, weights and outputs are kept transposed, keys and values
- * are read where they lie, and everything after the product is lane by lane. Many query rows: a tile holds rows of one
- * head, and a group of tiles is a task, which takes each block of keys through all its tiles while it is in cache. Few
- * query rows: a tile holds the rows of all heads that share keys, so that these are read once, and the keys are cut into
- * ranges whose results are merged, so that there is work for all threads. */
+ * Many query rows: a tile holds rows of one head, and a group of tiles is a task, which takes each block of keys through
+ * all its tiles while it is in cache. Few query rows: a tile holds the rows of all heads that share keys, so that these
+ * are read once, and the keys are cut into ranges whose results are merged, so that there is work for all threads. */
 #include "mechanisms/softmax.h"
 
 #include "core/parallel.h"
@@ -16,11 +10,9 @@
 #include "core/sizes.h"
 #include "core/tensor.h"
 #include "core/tuning.h"
-#include "mechanisms/hide.h"
-#include "mechanisms/merge.h"
+#include "mechanisms/softmax_tile.h"
 
 #include <math.h>
-#include <stdatomic.h>
 #include <string.h>
 
 /* How the rows of all heads are dealt to tiles. Row r of unit u of batch element b is query r % Nq of head
@@ -37,7 +29,7 @@ typedef struct row_cut {
 typedef struct softmax_scratch {
     float *queries[HEED_GROUP_TILES], *outputs[HEED_GROUP_TILES]; /* tiles [D], [Dv] */
     float *scores;                                                /* a tile [HEED_BLOCK_KEYS] */
-    float *values;                                                /* rows [HEED_BLOCK_KEYS][copied_row(Dv)] */
+    float *values;                                                /* rows [HEED_BLOCK_KEYS][heed_copied_row(Dv)] */
     float *partial_rows;                                          /* [HEED_PARTIAL_ROWS][Dv] */
     log_sum *partial_lse;                                         /* [HEED_PARTIAL_ROWS] */
 } softmax_scratch;
@@ -52,23 +44,7 @@ typedef struct softmax_job {
     atomic_llong exact_recomputations;
 } softmax_job;
 
-/* A tile of query rows with what each lane needs. Lanes without a row are computed with the others and never stored. */
-typedef struct query_tile {
-    int64_t b, kv_head;
-    int n_rows, n_vectors;
-    int by_rows; /* so few rows that queries and outputs stay rows: kernels/rows.c */
-    int64_t head[HEED_MAX_TILE_LANES], query[HEED_MAX_TILE_LANES];
-    heed_key_range sees[HEED_MAX_TILE_LANES];
-    heed_key_range keys; /* what any lane sees, cut to one range of keys */
-    int with_sinks;
-    float *queries, *scores, *outputs, *values; /* in the scratch of the worker */
-    float m[HEED_MAX_TILE_LANES], l[HEED_MAX_TILE_LANES], rescale[HEED_MAX_TILE_LANES];
-} query_tile;
-
 /* ---- scratch ---- */
-
-/* Floats from one copied row of V to the next: a line more than it has, so that columns do not share cache sets. */
-static int64_t copied_row(int64_t dv) { return heed_divide_up(dv, 16) * 16 + 16; }
 
 static int64_t carve(softmax_scratch *w, char *memory, int64_t d, int64_t dv)
 {
@@ -79,7 +55,7 @@ static int64_t carve(softmax_scratch *w, char *memory, int64_t d, int64_t dv)
         w->outputs[i] = heed_arena_take(&arena, dv * row);
     }
     w->scores = heed_arena_take(&arena, HEED_BLOCK_KEYS * row);
-    w->values = heed_arena_take(&arena, HEED_BLOCK_KEYS * copied_row(dv) * (int64_t)sizeof(float));
+    w->values = heed_arena_take(&arena, HEED_BLOCK_KEYS * heed_copied_row(dv) * (int64_t)sizeof(float));
     w->partial_rows = heed_arena_take(&arena, HEED_PARTIAL_ROWS * dv * (int64_t)sizeof(float));
     w->partial_lse = heed_arena_take(&arena, HEED_PARTIAL_ROWS * (int64_t)sizeof(log_sum));
     return arena.bytes;
@@ -141,6 +117,15 @@ static row_cut cut_rows(const softmax_plan *p, int tile_lanes, int n_threads)
     return cut;
 }
 
+/* Whether any head of a unit is asked for. Few rows: then all of them are computed, since a row's tile decides on its
+ * bits. */
+static int takes_unit(const softmax_job *job, int64_t unit)
+{
+    const heed_resolutions *only_fine = job->plan->only_fine;
+    int64_t n = job->cut.heads_per_unit;
+    return !only_fine || heed_count_fine_heads(only_fine, unit % job->cut.n_units * n, n) > 0;
+}
+
 /* The tile of an item, with the keys that any of its rows sees; `place` is its place in the scratch. */
 static void fill_tile(const softmax_job *job, int64_t item, const softmax_scratch *w, int place, query_tile *t)
 {
@@ -150,21 +135,18 @@ static void fill_tile(const softmax_job *job, int64_t item, const softmax_scratc
     int64_t unit = item / cut->tiles_per_unit, first = item % cut->tiles_per_unit * lanes;
     int64_t first_head = unit % cut->n_units * cut->heads_per_unit;
     t->queries = w->queries[place];
-    t->scores = w->scores;
-    t->values = w->values;
     t->outputs = w->outputs[place];
     t->b = unit / cut->n_units;
     t->kv_head = first_head / (p->q.shape[1] / p->k.shape[1]);
     t->n_rows = (int)heed_smaller(lanes, cut->rows_per_unit - first);
-    t->n_vectors = (int)heed_divide_up(t->n_rows, job->kernels->vector_lanes);
-    t->by_rows = cut->few_rows && t->n_rows <= HEED_MAX_PLAIN_ROWS;
-    t->keys = (heed_key_range){0, 0};
+    t->with_sinks = 1;
     for (int r = 0; r < t->n_rows; r++) {
         t->head[r] = first_head + (first + r) / p->q.shape[2];
         t->query[r] = (first + r) % p->q.shape[2];
+        t->counts[r] = t->query[r] < heed_query_length(&p->mask, t->b);
         t->sees[r] = heed_visible_range(&p->mask, t->b, t->query[r]);
-        t->keys = heed_range_cover(t->keys, t->sees[r]);
     }
+    heed_tile_close(job->kernels, t, cut->few_rows);
 }
 
 /* Few query rows: ranges that hold the tile's keys: at least one, so that rows without keys are written too. */
@@ -185,199 +167,24 @@ static void take_range(query_tile *t, int64_t range)
 
 /* ---- one tile over one range of keys ---- */
 
-static void load_queries(const softmax_job *job, const query_tile *t)
+static softmax_attention attention_of(softmax_job *job, const softmax_scratch *w)
 {
-    const float *rows[HEED_MAX_TILE_LANES];
-    int64_t d = job->plan->q.shape[3];
-    for (int r = 0; r < t->n_rows; r++)
-        rows[r] = heed_row(&job->plan->q, t->b, t->head[r], t->query[r]);
-    if (!t->by_rows) {
-        job->kernels->pack_tile(t->queries, rows, t->n_rows, d, job->plan->scale);
-        return;
-    }
-    for (int r = 0; r < t->n_rows; r++) {
-        for (int64_t c = 0; c < d; c++)
-            t->queries[r * d + c] = rows[r][c] * job->plan->scale;
-    }
+    return (softmax_attention){job->plan, job->kernels, &job->exact_recomputations, w->scores, w->values, NULL};
 }
 
-/* l of a sink alone, which is then the largest score. */
-static float sink_weight(float sink)
-{
-    if (isfinite(sink))
-        return 1.0f;
-    return sink == -INFINITY ? 0.0f : NAN;
-}
-
-static void reset_rows(const softmax_job *job, query_tile *t)
-{
-    const softmax_plan *p = job->plan;
-    for (int r = 0; r < HEED_MAX_TILE_LANES; r++) {
-        t->m[r] = -INFINITY;
-        t->l[r] = 0.0f;
-    }
-    for (int r = 0; p->sinks && t->with_sinks && r < t->n_rows; r++) {
-        if (t->query[r] < heed_query_length(&p->mask, t->b)) {
-            t->m[r] = p->sinks[t->head[r]];
-            t->l[r] = sink_weight(t->m[r]);
-        }
-    }
-    int64_t n_lanes = t->by_rows ? t->n_rows : job->kernels->tile_lanes;
-    memset(t->outputs, 0, (size_t)(p->v.shape[3] * n_lanes) * sizeof *t->outputs);
-}
-
-static void add_bias(const softmax_job *job, const query_tile *t, heed_key_range block)
+static void load_queries(const softmax_attention *a, const query_tile *t)
 {
     const float *rows[HEED_MAX_TILE_LANES];
     for (int r = 0; r < t->n_rows; r++)
-        rows[r] = heed_row(&job->plan->bias, t->b, t->head[r], t->query[r]) + block.begin;
-    job->kernels->bias_tile(t->scores, rows, t->n_rows, (int)(block.end - block.begin));
+        rows[r] = heed_row(&a->plan->q, t->b, t->head[r], t->query[r]);
+    heed_tile_load(a, t, rows);
 }
 
-static void add_alibi(const softmax_job *job, const query_tile *t, heed_key_range block)
+static void attend_and_store(const softmax_attention *a, query_tile *t, float *const *rows, log_sum *lse)
 {
-    float slope[HEED_MAX_TILE_LANES] = {0}, distance[HEED_MAX_TILE_LANES] = {0};
-    int64_t offset = heed_position_offset(&job->plan->mask, t->b);
-    for (int r = 0; r < t->n_rows; r++) {
-        slope[r] = job->plan->slopes[t->head[r]];
-        distance[r] = (float)(block.begin - t->query[r] + offset);
-    }
-    job->kernels->alibi_tile(t->scores, slope, distance, (int)(block.end - block.begin), t->n_vectors);
-}
-
-/* Whether the boolean mask hides the whole block from every row. */
-static int nobody_sees(const softmax_job *job, const query_tile *t, heed_key_range block)
-{
-    const heed_tensor *visible = &job->plan->mask.visible;
-    if (!visible->data)
-        return 0;
-    size_t n_keys = (size_t)(block.end - block.begin);
-    static const uint8_t hidden[HEED_BLOCK_KEYS] = {0};
-    for (int r = 0; r < t->n_rows; r++) {
-        if (memcmp(heed_bool_row(visible, t->b, t->head[r], t->query[r]) + block.begin, hidden, n_keys) != 0)
-            return 0;
-    }
-    return 1;
-}
-
-/* s = scale q k^T, softcap, bias, ALiBi; hidden keys get -inf. */
-static void score_block(const softmax_job *job, const query_tile *t, heed_key_range block)
-{
-    const softmax_plan *p = job->plan;
-    int n_keys = (int)(block.end - block.begin);
-    const float *k = heed_row(&p->k, t->b, t->kv_head, block.begin);
-    int64_t d = p->q.shape[3], stride = p->k.stride[2];
-    if (t->by_rows)
-        job->kernels->scores_rows(t->scores, t->queries, d, k, stride, n_keys, d, t->n_rows);
-    else
-        job->kernels->scores_tile(t->scores, t->queries, k, stride, n_keys, d, t->n_vectors);
-    if (p->softcap > 0.0f)
-        job->kernels->softcap_tile(t->scores, n_keys, t->n_vectors, p->softcap);
-    if (p->bias.data)
-        add_bias(job, t, block);
-    if (p->slopes)
-        add_alibi(job, t, block);
-    heed_hide_outside(job->kernels, t->scores, t->sees, t->n_rows, t->n_vectors, block);
-    if (p->mask.visible.data)
-        heed_hide_unseen(job->kernels, t->scores, &p->mask.visible, t->b, t->head, t->query, t->n_rows, block);
-}
-
-/* The rows of V of a block as its tiles read them: key `begin` and those behind it. */
-typedef struct value_rows {
-    const float *first;
-    int64_t begin, stride;
-} value_rows;
-
-/* A product walks down the rows once for every few channels. Where each row lies in a page of its own, nearly every
- * load would miss the TLB, so that several tiles are better served by a copy. */
-static value_rows gather_values(const softmax_job *job, const query_tile *tiles, int n_tiles, heed_key_range block)
-{
-    const heed_tensor *v = &job->plan->v;
-    value_rows rows = {heed_row(v, tiles->b, tiles->kv_head, block.begin), block.begin, v->stride[2]};
-    if (n_tiles < 2 || rows.stride < HEED_FAR_ROWS)
-        return rows;
-    int64_t dv = v->shape[3], stride = copied_row(dv);
-    float *copy = tiles->values;
-    for (int64_t j = 0; j < block.end - block.begin; j++)
-        memcpy(copy + j * stride, rows.first + j * rows.stride, (size_t)dv * sizeof *copy);
-    return (value_rows){copy, block.begin, stride};
-}
-
-/* o = o rescale + p v */
-static void add_values(const softmax_job *job, const query_tile *t, heed_key_range block, value_rows rows, int careful)
-{
-    const heed_kernels *kernels = job->kernels;
-    const float *values = rows.first + (block.begin - rows.begin) * rows.stride;
-    int n_keys = (int)(block.end - block.begin);
-    int64_t dv = job->plan->v.shape[3], stride = rows.stride;
-    if (t->by_rows) {
-        float *sums = t->outputs + HEED_MAX_PLAIN_ROWS * dv;
-        (careful ? kernels->values_careful_rows : kernels->values_rows)(t->outputs, sums, t->scores, values, stride,
-                                                                        t->rescale, n_keys, dv, t->n_rows);
-    } else {
-        (careful ? kernels->values_careful_tile : kernels->values_tile)(t->outputs, t->scores, values, stride,
-                                                                        t->rescale, n_keys, dv, t->n_vectors);
-    }
-}
-
-/* o = sum_j exp(s_j - m) v_j over each tile's keys, l = sum_j exp(s_j - m). Blocks end at fixed keys, as ranges do. */
-static void attend(const softmax_job *job, query_tile *tiles, int n_tiles, int careful)
-{
-    const heed_kernels *kernels = job->kernels;
-    heed_key_range keys = {0, 0};
-    for (int i = 0; i < n_tiles; i++) {
-        reset_rows(job, &tiles[i]);
-        keys = heed_range_cover(keys, tiles[i].keys);
-    }
-    for (heed_key_range block = {keys.begin, keys.begin}; block.end < keys.end;) {
-        block = heed_next_block(block, keys.end, HEED_BLOCK_KEYS);
-        value_rows values = {0};
-        for (query_tile *t = tiles; t < tiles + n_tiles; t++) {
-            heed_key_range own = heed_range_common(t->keys, block);
-            if (heed_range_is_empty(own) || nobody_sees(job, t, own))
-                continue;
-            score_block(job, t, own);
-            (careful ? kernels->softmax_careful_tile : kernels->softmax_tile)(t->scores, t->m, t->l, t->rescale,
-                                                                              (int)(own.end - own.begin), t->n_vectors);
-            if (!values.first)
-                values = gather_values(job, tiles, n_tiles, block);
-            add_values(job, t, own, values, careful);
-        }
-    }
-}
-
-static int store_outputs(const softmax_job *job, const query_tile *t, float *const *rows)
-{
-    int64_t dv = job->plan->v.shape[3];
-    return (t->by_rows ? job->kernels->output_rows : job->kernels->output_tile)(rows, t->outputs, t->l, t->n_rows, dv);
-}
-
-static log_sum log_sum_of(float m, float l)
-{
-    if (l == 0.0f)
-        return (log_sum){-INFINITY, 0.0};
-    return (log_sum){isnan(l) ? NAN : (double)m, log((double)l)};
-}
-
-/* out = o / l into the rows given, and their lse. A zero weight of a hidden key times NaN or Inf in its value is NaN:
- * where a result is NaN the tile is computed again with hidden keys left out of the sum. That gives the same bits to
- * all rows that were not hit, and NaN again to those that really see one. */
-static void finish(softmax_job *job, query_tile *t, float *const *rows, log_sum *lse)
-{
-    if (store_outputs(job, t, rows)) {
-        attend(job, t, 1, 1);
-        store_outputs(job, t, rows);
-        atomic_fetch_add_explicit(&job->exact_recomputations, t->n_rows, memory_order_relaxed);
-    }
-    for (int r = 0; r < t->n_rows; r++)
-        lse[r] = log_sum_of(t->m[r], t->l[r]);
-}
-
-static void attend_and_store(softmax_job *job, query_tile *t, float *const *rows, log_sum *lse)
-{
-    load_queries(job, t);
-    attend(job, t, 1, 0);
-    finish(job, t, rows, lse);
+    load_queries(a, t);
+    heed_tiles_attend(a, t, 1, 0);
+    heed_tile_finish(a, t, rows, lse);
 }
 
 /* ---- tasks ---- */
@@ -415,20 +222,22 @@ static void run_group(void *argument, int64_t group, int worker)
     softmax_job *job = argument;
     const row_cut *cut = &job->cut;
     softmax_scratch w = slice_of(job, worker);
+    softmax_attention a = attention_of(job, &w);
     query_tile tiles[HEED_GROUP_TILES];
     float *rows[HEED_MAX_TILE_LANES];
     log_sum lse[HEED_MAX_TILE_LANES];
     int64_t unit = group / cut->groups_per_unit, first = group % cut->groups_per_unit * cut->tiles_per_group;
     int n_tiles = (int)heed_smaller(cut->tiles_per_group, cut->tiles_per_unit - first);
+    if (!takes_unit(job, unit))
+        return;
     for (int i = 0; i < n_tiles; i++) {
         fill_tile(job, unit * cut->tiles_per_unit + first + i, &w, i, &tiles[i]);
-        tiles[i].with_sinks = 1;
-        load_queries(job, &tiles[i]);
+        load_queries(&a, &tiles[i]);
     }
-    attend(job, tiles, n_tiles, 0);
+    heed_tiles_attend(&a, tiles, n_tiles, 0);
     for (int i = 0; i < n_tiles; i++) {
         point_at_output(job, &tiles[i], rows);
-        finish(job, &tiles[i], rows, lse);
+        heed_tile_finish(&a, &tiles[i], rows, lse);
         store_lse(job, &tiles[i], lse);
     }
 }
@@ -438,19 +247,22 @@ static void run_item(void *argument, int64_t item, int worker)
 {
     softmax_job *job = argument;
     softmax_scratch w = slice_of(job, worker);
+    softmax_attention a = attention_of(job, &w);
     query_tile whole, t;
     float *rows[HEED_MAX_TILE_LANES], *partial[HEED_MAX_TILE_LANES];
     log_sum lse[HEED_MAX_TILE_LANES];
+    if (!takes_unit(job, item / job->cut.tiles_per_unit))
+        return;
     fill_tile(job, item, &w, 0, &whole);
     point_at_output(job, &whole, rows);
     point_at_partial(job, whole.n_rows, w.partial_rows, partial);
     t = whole;
     take_range(&t, 0);
-    attend_and_store(job, &t, rows, lse);
+    attend_and_store(&a, &t, rows, lse);
     for (int64_t range = 1; range < count_ranges(&whole); range++) {
         t = whole;
         take_range(&t, range);
-        attend_and_store(job, &t, partial, w.partial_lse);
+        attend_and_store(&a, &t, partial, w.partial_lse);
         merge_range(job, &t, rows, lse, w.partial_rows, w.partial_lse);
     }
     store_lse(job, &whole, lse);
@@ -469,21 +281,29 @@ static partial_slot slot_of(const softmax_job *job, int64_t slot)
     return (partial_slot){w.partial_rows + at * job->plan->v.shape[3], w.partial_lse + at};
 }
 
+/* Whether (item, range) number `at`, with the item's tile, has anything to do. */
+static int has_range(const softmax_job *job, int64_t at, const query_tile *t)
+{
+    return takes_unit(job, at / job->cut.max_ranges / job->cut.tiles_per_unit) &&
+           at % job->cut.max_ranges < count_ranges(t);
+}
+
 /* A task of a wave: one range of one item, its result into a slot. */
 static void run_range(void *argument, int64_t index, int worker)
 {
     softmax_job *job = argument;
     int64_t at = job->wave_begin + index, range = at % job->cut.max_ranges;
     softmax_scratch w = slice_of(job, worker);
+    softmax_attention a = attention_of(job, &w);
     query_tile t;
     fill_tile(job, at / job->cut.max_ranges, &w, 0, &t);
-    if (range >= count_ranges(&t))
+    if (!has_range(job, at, &t))
         return;
     take_range(&t, range);
     partial_slot slot = slot_of(job, index);
     float *rows[HEED_MAX_TILE_LANES];
     point_at_partial(job, t.n_rows, slot.rows, rows);
-    attend_and_store(job, &t, rows, slot.lse);
+    attend_and_store(&a, &t, rows, slot.lse);
 }
 
 /* Joins one slot of a finished wave; lse is that of the item under way. */
@@ -493,8 +313,7 @@ static void collect_range(const softmax_job *job, int64_t index, log_sum *lse)
     softmax_scratch w = slice_of(job, 0);
     query_tile t;
     fill_tile(job, at / job->cut.max_ranges, &w, 0, &t);
-    int64_t n_ranges = count_ranges(&t);
-    if (range >= n_ranges)
+    if (!has_range(job, at, &t))
         return;
     partial_slot slot = slot_of(job, index);
     float *rows[HEED_MAX_TILE_LANES];
@@ -506,7 +325,7 @@ static void collect_range(const softmax_job *job, int64_t index, log_sum *lse)
     }
     if (range > 0)
         merge_range(job, &t, rows, lse, slot.rows, slot.lse);
-    if (range == n_ranges - 1)
+    if (range == count_ranges(&t) - 1)
         store_lse(job, &t, lse);
 }
 
@@ -525,23 +344,30 @@ static void run_waves(softmax_job *job, int n_workers)
     }
 }
 
-void heed_softmax_run(heed_context *context, const softmax_plan *plan)
+void heed_softmax_add(heed_context *context, const softmax_plan *plan)
 {
     softmax_job job = {.plan = plan, .kernels = context->kernels, .context = context};
-    double flops = 2.0 * (double)(plan->q.shape[0] * plan->q.shape[1] * plan->q.shape[2]) * (double)plan->k.shape[2] *
+    int64_t n_heads = plan->only_fine ? heed_count_fine_heads(plan->only_fine, 0, plan->q.shape[1]) : plan->q.shape[1];
+    double flops = 2.0 * (double)(plan->q.shape[0] * n_heads * plan->q.shape[2]) * (double)plan->k.shape[2] *
                    (double)(plan->q.shape[3] + plan->v.shape[3]);
     job.cut = cut_rows(plan, context->kernels->tile_lanes, heed_count_workers(context, INT64_MAX, flops));
     atomic_init(&job.exact_recomputations, 0);
     const row_cut *cut = &job.cut;
     int64_t n_tasks = cut->few_rows ? cut->n_items * cut->max_ranges : cut->n_groups;
     int n_workers = heed_count_workers(context, n_tasks, flops);
-    heed_report_start(context, cut->few_rows ? "softmax-ranges" : "softmax-tiles",
-                      heed_softmax_worker_bytes(plan->q.shape[3], plan->v.shape[3]));
     if (!cut->few_rows)
         heed_parallel_for(context, n_tasks, n_workers, run_group, &job);
     else if (n_workers > 1 && cut->max_ranges > 1 && cut->n_items < (int64_t)HEED_ITEMS_PER_THREAD * n_workers)
         run_waves(&job, n_workers);
     else
         heed_parallel_for(context, cut->n_items, n_workers, run_item, &job);
-    context->report.exact_recomputations = atomic_load_explicit(&job.exact_recomputations, memory_order_relaxed);
+    context->report.exact_recomputations += atomic_load_explicit(&job.exact_recomputations, memory_order_relaxed);
+}
+
+void heed_softmax_run(heed_context *context, const softmax_plan *plan)
+{
+    int few_rows = plan->q.shape[2] < context->kernels->tile_lanes;
+    heed_report_start(context, few_rows ? "softmax-ranges" : "softmax-tiles",
+                      heed_softmax_worker_bytes(plan->q.shape[3], plan->v.shape[3]));
+    heed_softmax_add(context, plan);
 }
