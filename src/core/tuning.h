@@ -132,8 +132,8 @@ enum {
 
     /* MrsHA: tiles that share a block of pooled keys, and their queries and outputs in bytes, half of L2; tasks for each
      * thread, below which tiles are shared out rather than kept together. */
-    HEED_MRSHA_TILES = 24,
-    HEED_MRSHA_TILE_BYTES = 1 << 20,
+    HEED_MRSHA_TILES = 48,
+    HEED_MRSHA_TILE_BYTES = 5 << 18,
     HEED_MRSHA_TASKS_PER_THREAD = 2,
 
     /* Rows in one task of a merge. */

@@ -194,9 +194,9 @@ static void begin_pooled(const softmax_attention *a, query_tile *t)
 
 static void store_lse(const softmax_plan *p, const coarse_unit *u, const query_tile *t, int r, log_sum lse)
 {
-    double whole = u->pools_keys ? heed_log_whole_group(&u->keys.groups) : 0.0;
     if (p->lse.data)
-        *heed_row(&p->lse, t->b, t->head[r], token_of(u, t->query[r])) = (float)(lse.maximum + (lse.log + whole));
+        *heed_row(&p->lse, t->b, t->head[r], token_of(u, t->query[r])) =
+            (float)(lse.maximum + (lse.log + (u->pools_keys ? heed_log_whole_group(&u->keys.groups) : 0.0)));
 }
 
 /* The other tokens of a group get the row of the first one, or 0 and -inf where they do not count. */
@@ -204,12 +204,15 @@ static void repeat_row(const softmax_plan *p, const coarse_unit *u, const query_
 {
     heed_group group = heed_group_at(&u->all_queries, t->query[r]);
     const float *row = heed_row(&p->out, t->b, t->head[r], group.first);
+    size_t row_bytes = (size_t)p->out.shape[3] * sizeof *row;
     for (int64_t i = 1; i < group.n_tokens; i++) {
         int64_t token = group.first + i / group.n_columns * group.pitch + i % group.n_columns;
         int counts = token < u->queries.groups.n_tokens;
         float *out = heed_row(&p->out, t->b, t->head[r], token);
-        for (int64_t c = 0; c < p->out.shape[3]; c++)
-            out[c] = counts ? row[c] : 0.0f;
+        if (counts)
+            memcpy(out, row, row_bytes);
+        else
+            memset(out, 0, row_bytes);
         if (p->lse.data)
             *heed_row(&p->lse, t->b, t->head[r], token) =
                 counts ? *heed_row(&p->lse, t->b, t->head[r], group.first) : -INFINITY;
