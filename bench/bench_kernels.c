@@ -1,6 +1,6 @@
 /* A benchmark of every kernel of every instruction set: slot/isa, one call on a full tile as softmax attention makes it
  * (128 keys, 64 channels, 3 vectors), or as AFT makes it (128 keys, 64 channels, one row; a group of rows where they are
- * mixed), or as linear attention makes it (64 features), all operands in L1 or L2.
+ * mixed), or as linear attention makes it (64 features), or MrsHA (groups of 2 tokens), all operands in L1 or L2.
  * Generated from the kernel list: a slot without a benchmark here is a compile error. */
 #include "bench/clock.h"
 #include "bench/machine.h"
@@ -21,6 +21,7 @@ enum {
     PANEL_ROW = 2 * AFT_PANEL,
     LANES = HEED_MAX_TILE_LANES,
     ROWS = 4,
+    GROUP_TOKENS = 2,
     ARRAY = 4096
 };
 enum { MIXED_ROWS = LANES / HEED_AFT_TILE_ROWS * HEED_AFT_TILE_ROWS };
@@ -190,6 +191,12 @@ static void call_mix_rows(const heed_kernels *k)
     k->mix_rows(ops.o, CHANNELS, ops.rescale, ops.p, KEYS, 1, ops.values, CHANNELS, KEYS, MIXED_ROWS, CHANNELS, NULL);
 }
 
+static void call_pool_rows(const heed_kernels *k)
+{
+    k->pool_rows(ops.o, CHANNELS, ops.keys, GROUP_TOKENS * CHANNELS, CHANNELS, NULL, 1.0f / GROUP_TOKENS, GROUP_TOKENS,
+                 rows_of(k), CHANNELS, 0);
+}
+
 static void call_ask_rows(const heed_kernels *k) { k->ask_rows(ops.token_rows, CHANNELS, rows_of(k), CHANNELS); }
 
 static void call_scale_rows(const heed_kernels *k)
@@ -291,6 +298,7 @@ enum {
     elements_aft_move = CHANNELS,
     elements_aft_weigh = KEYS * CHANNELS,
     elements_mix_rows = CHANNELS,
+    elements_pool_rows = CHANNELS,
     elements_transpose = LANES * CHANNELS,
     elements_ask_rows = CHANNELS,
     elements_scale_rows = CHANNELS,

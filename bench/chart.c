@@ -9,8 +9,9 @@
 #include <unistd.h>
 
 /* Colours that differ for colour-blind eyes too, by the variant's place in the list. */
-static const char *const colours[] = {"#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00",
-                                      "#000000", "#f0e442", "#882255", "#44aa99", "#999933", "#888888"};
+static const char *const colours[] = {"#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9",
+                                      "#d55e00", "#000000", "#f0e442", "#882255", "#44aa99",
+                                      "#999933", "#888888", "#661100", "#6699cc", "#117733"};
 
 enum { N_COLOURS = sizeof colours / sizeof colours[0] };
 

@@ -5,6 +5,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Multiply-adds that the oracle may cost: 2e9 take a second or two. An input that needs more is sampled, and the
  * sample costs a quarter of that, but never holds less than 64 rows. */
@@ -161,15 +162,15 @@ static void find_errors(compare_row *row, const reference_rows *own)
     row->rel_err = divide(max_error, max_reference);
 }
 
-/* Gradients are nothing that could be compared with the output of softmax attention. */
-static void find_distance(compare_row *row, const reference_rows *softmax)
+/* Of the heads with groups of `group_size` tokens; 0: of all heads. NaN without a row. */
+static double find_distance(const compare_row *row, const reference_rows *softmax, int64_t group_size)
 {
-    if (row->variant->result != RESULT_OUT) {
-        row->softmax_distance = NAN;
-        return;
-    }
     double difference = 0, norm = 0;
+    int64_t n_rows = 0;
     for (int64_t r = 0; r < softmax->n_rows; r++) {
+        if (group_size > 0 && row->variant->group_size(softmax->input, softmax->places[r].h) != group_size)
+            continue;
+        n_rows++;
         const float *out = find_output(row, softmax->places[r]);
         for (int64_t c = 0; c < softmax->n_channels; c++) {
             const double reference = softmax->values[r * softmax->n_channels + c];
@@ -177,7 +178,41 @@ static void find_distance(compare_row *row, const reference_rows *softmax)
             norm += reference * reference;
         }
     }
-    row->softmax_distance = divide(sqrt(difference), sqrt(norm));
+    return n_rows > 0 ? divide(sqrt(difference), sqrt(norm)) : NAN;
+}
+
+/* The heads of each group size, the smallest one first. */
+static void list_resolutions(compare_row *row)
+{
+    const attention_input *input = row->setup.input;
+    for (int64_t h = 0; h < input->shape.n_query_heads; h++) {
+        const int64_t group_size = row->variant->group_size(input, h);
+        int at = 0;
+        while (at < row->n_resolutions && row->resolutions[at].group_size < group_size)
+            at++;
+        row_resolution *found = &row->resolutions[at];
+        if (at == row->n_resolutions || found->group_size != group_size) {
+            memmove(found + 1, found, (size_t)(row->n_resolutions - at) * sizeof *found);
+            *found = (row_resolution){.group_size = group_size};
+            row->n_resolutions++;
+        }
+        found->n_heads++;
+    }
+}
+
+/* Gradients are nothing that could be compared with the output of softmax attention. */
+static void find_distances(compare_row *row, const reference_rows *softmax)
+{
+    if (row->variant->result != RESULT_OUT) {
+        row->softmax_distance = NAN;
+        return;
+    }
+    row->softmax_distance = find_distance(row, softmax, 0);
+    if (!row->variant->group_size)
+        return;
+    list_resolutions(row);
+    for (int i = 0; i < row->n_resolutions; i++)
+        row->resolutions[i].softmax_distance = find_distance(row, softmax, row->resolutions[i].group_size);
 }
 
 int check_rows(compare_row *rows, int n_rows, int n_threads)
@@ -191,7 +226,7 @@ int check_rows(compare_row *rows, int n_rows, int n_threads)
             result = -1;
         } else {
             find_errors(&rows[i], own);
-            find_distance(&rows[i], softmax);
+            find_distances(&rows[i], softmax);
         }
     }
     release_references(&set);

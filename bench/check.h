@@ -6,7 +6,7 @@
 
 /* Fills the errors of the rows of one input, whose outputs lie in setup.out: max |out - own| and that over max |own|,
  * where own is the oracle of the row's mechanism, and |out - softmax|_2 / |softmax|_2, NaN where the result is no output of
- * attention. The oracle uses n_threads.
+ * attention; the latter also for each resolution, where heads have one. The oracle uses n_threads.
  * Returns -1 without memory, else 0. */
 int check_rows(compare_row *rows, int n_rows, int n_threads);
 

@@ -3,6 +3,7 @@
 #include "bench/aft_input.h"
 #include "bench/linear_input.h"
 #include "bench/memory.h"
+#include "bench/mrsha_input.h"
 #include "bench/npy.h"
 #include "tests/support/random.h"
 
@@ -305,7 +306,11 @@ static int fill(attention_input *input, const input_source *source, plain_arrays
         return -1;
     if (settings->linear.kinds != 0)
         input->linear = linear_input_create(input, message, bytes);
-    return settings->linear.kinds == 0 || input->linear ? 0 : -1;
+    if (settings->linear.kinds != 0 && !input->linear)
+        return -1;
+    if (settings->mrsha.kinds != 0)
+        input->mrsha = mrsha_input_create(input, message, bytes);
+    return settings->mrsha.kinds == 0 || input->mrsha ? 0 : -1;
 }
 
 attention_input *input_create(const input_source *source, const input_settings *settings, char *message,
@@ -341,6 +346,7 @@ void input_destroy(attention_input *input)
         return;
     aft_input_destroy(input->aft);
     linear_input_destroy(input->linear);
+    mrsha_input_destroy(input->mrsha);
     for (size_t i = 0; i < sizeof input->buffers / sizeof input->buffers[0]; i++)
         free(input->buffers[i]);
     free(input);

@@ -41,8 +41,19 @@ typedef struct linear_settings {
     int backward;       /* non-zero: gradients too */
 } linear_settings;
 
+enum { INPUT_MAX_GROUP_SIZES = 64 };
+
+/* What multiresolution-head attention is asked for beyond the input. Group sizes and mode are those of MRSHA_ASKED. */
+typedef struct mrsha_settings {
+    unsigned kinds;                             /* bit 1 << kind for each mrsha_kind that runs; 0: no MrsHA */
+    int64_t group_sizes[INPUT_MAX_GROUP_SIZES]; /* of the first heads, and again */
+    int n_group_sizes;                          /* 0: as HEED_MRSHA_HALF */
+    heed_mrsha_mode mode;
+} mrsha_settings;
+
 typedef struct aft_input aft_input;       /* see aft_input.h */
 typedef struct linear_input linear_input; /* see linear_input.h */
+typedef struct mrsha_input mrsha_input;   /* see mrsha_input.h */
 
 /* What holds for all inputs of a run. */
 typedef struct input_settings {
@@ -54,6 +65,7 @@ typedef struct input_settings {
     const char *folder; /* where learned parameters are read from; NULL: random */
     aft_settings aft;
     linear_settings linear;
+    mrsha_settings mrsha;
     uint64_t seed;
 } input_settings;
 
@@ -69,6 +81,7 @@ typedef struct attention_input {
     heed_softmax_options options;
     aft_input *aft;       /* NULL where no form of AFT runs */
     linear_input *linear; /* NULL where no linear attention runs */
+    mrsha_input *mrsha;   /* NULL where no MrsHA runs */
     void *buffers[5];
 } attention_input;
 

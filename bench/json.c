@@ -1,6 +1,7 @@
 #include "bench/json.h"
 
 #include "bench/linear_input.h"
+#include "bench/mrsha_input.h"
 
 #include <cjson/cJSON.h>
 #include <errno.h>
@@ -61,6 +62,19 @@ static void add_linear(cJSON *options, const attention_input *input, const varia
     }
 }
 
+/* S of each head, where the row is multiresolution-head attention. */
+static void add_mrsha(cJSON *options, const attention_input *input, const variant *v)
+{
+    cJSON *group_sizes = cJSON_AddArrayToObject(options, "group_sizes");
+    for (int64_t h = 0; h < input->shape.n_query_heads; h++)
+        cJSON_AddItemToArray(group_sizes, cJSON_CreateNumber((double)v->group_size(input, h)));
+    for (int kind = 0; kind < MRSHA_N_KINDS; kind++) {
+        if (v->kinds.mrsha >> kind & 1)
+            cJSON_AddStringToObject(options, "mrsha_mode",
+                                    mrsha_mode_name(mrsha_input_options(input, (mrsha_kind)kind).mode));
+    }
+}
+
 /* What was asked of the input beyond its shape, causality and layout. */
 static void add_options(cJSON *object, const variant *v, const attention_input *input)
 {
@@ -75,12 +89,27 @@ static void add_options(cJSON *object, const variant *v, const attention_input *
         add_aft(options, &settings->aft);
     if (v->kinds.linear != 0)
         add_linear(options, input, v);
+    if (v->kinds.mrsha != 0)
+        add_mrsha(options, input, v);
     if (v->kinds.aft == 0 && v->kinds.linear == 0)
         return;
     if (settings->folder)
         cJSON_AddStringToObject(options, "params", settings->folder);
     else
         cJSON_AddNullToObject(options, "params");
+}
+
+static void add_resolutions(cJSON *object, const compare_row *row)
+{
+    cJSON *array = cJSON_AddArrayToObject(object, "resolutions");
+    for (int i = 0; i < row->n_resolutions; i++) {
+        const row_resolution *resolution = &row->resolutions[i];
+        cJSON *item = cJSON_CreateObject();
+        cJSON_AddItemToArray(array, item);
+        cJSON_AddNumberToObject(item, "group_size", (double)resolution->group_size);
+        cJSON_AddNumberToObject(item, "heads", (double)resolution->n_heads);
+        cJSON_AddNumberToObject(item, "softmax_distance", resolution->softmax_distance);
+    }
 }
 
 static void add_row(cJSON *array, const compare_row *row, const compare_row *rows, int n_rows, const machine *m)
@@ -117,6 +146,8 @@ static void add_row(cJSON *array, const compare_row *row, const compare_row *row
         cJSON_AddNumberToObject(object, "softmax_distance", row->softmax_distance);
     else
         cJSON_AddNullToObject(object, "softmax_distance");
+    if (row->n_resolutions > 0)
+        add_resolutions(object, row);
     const compare_row *forward = row_find_forward(row, rows, n_rows);
     if (forward)
         cJSON_AddNumberToObject(object, "over_forward", row->ms / forward->ms);

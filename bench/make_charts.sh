@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes docs/compare.svg, docs/linear.svg, docs/sweep.svg and the tables between the markers of README.md and
-# docs/benchmarks.md again, from runs of heed-compare: both samples, a sweep over N, and the cases of softmax attention, AFT
-# and linear attention that tuning went by. Needs gnuplot and Python 3. On a quiet machine:
+# docs/benchmarks.md again, from runs of heed-compare: both samples, a sweep over N, and the cases of softmax attention,
+# AFT, linear attention and MrsHA that tuning went by. Needs gnuplot and Python 3. On a quiet machine:
 #
 #     bench/make_charts.sh [HEED-COMPARE [OPTION...]]
 #
@@ -128,6 +128,14 @@ END
     echo "AVX2, causal, 4096 tokens | --isa avx2 --causal $all"
 } > "$made/linear-cases"
 
+# One run holds softmax attention, which is MrsHA with fine heads alone, and three kinds of heads.
+mrsha="--variants softmax,mrsha,mrsha-1248,mrsha-2 --groups 1,1,1,1,2,2,2,2"
+for isa in "" "AVX2, "; do
+    for channels in 64 128; do
+        echo "${isa}D = $channels | $mrsha --shape 1,8,8,4096,4096,$channels,$channels ${isa:+--isa avx2}"
+    done
+done > "$made/mrsha-cases"
+
 # run_cases LIST [OPTION...]: the rows of each case, on one thread and on two, into LIST.json
 run_cases() {
     list=$1
@@ -146,6 +154,7 @@ run_cases() {
 run_cases softmax-cases --variants softmax
 run_cases aft-cases
 run_cases linear-cases
+run_cases mrsha-cases
 
 python3 - "$made" <<'END'
 import json
@@ -209,6 +218,28 @@ def case_table(name):
     return "\n".join(lines)
 
 
+def mrsha_line(name, one, two, softmax_one, softmax_two):
+    sizes = one["options"].get("group_sizes", [1] * one["shape"][1])
+    predicted = sum(size ** -2 for size in sizes) / len(sizes)
+    return (f"| {name}: {one['variant']} | {', '.join(map(str, sizes))} | {one['limit_value']:.0f},"
+            f" {two['limit_value']:.0f} GFLOP/s | {one['ms']:.3f} | {one['share']:.2f} | {two['ms']:.3f}"
+            f" | {two['share']:.2f} | {one['ms'] / softmax_one['ms']:.3f} | {two['ms'] / softmax_two['ms']:.3f}"
+            f" | {predicted:.3f} |")
+
+
+def mrsha_table():
+    """One line for each case and variant: time and share on one thread and on two, and the part of softmax's time."""
+    lines = ["| case | S of the heads | limit | ms, 1 thread | share | ms, 2 threads | share |"
+             " of softmax's time, 1 thread | 2 threads | operations |", "|---|---|---|--:|--:|--:|--:|--:|--:|--:|"]
+    with open(f"{made}/mrsha-cases.json", encoding="utf-8") as file:
+        for case in map(json.loads, file):
+            rows = {(row["variant"], row["threads"]): row for row in case["run"]["rows"]}
+            for variant in ("softmax", "mrsha", "mrsha-1248", "mrsha-2"):
+                lines.append(mrsha_line(case["name"], rows[variant, 1], rows[variant, 2], rows["softmax", 1],
+                                        rows["softmax", 2]))
+    return "\n".join(lines)
+
+
 def put_block(page, name, text):
     """Returns the page with `text` between its two markers."""
     begin, end = f"<!-- BEGIN {name} -->\n", f"<!-- END {name} -->"
@@ -236,6 +267,7 @@ benchmarks = put_block(
     "![Time and error of each variant over N](sweep.svg)")
 for name in ("softmax-cases", "aft-cases", "linear-cases"):
     benchmarks = put_block(benchmarks, name, case_table(name))
+benchmarks = put_block(benchmarks, "mrsha-cases", mrsha_table())
 pages = {
     "README.md": put_block(read_page("README.md"), "compare-table",
                            f"{line}\n\n{rows}\n\n{chart}(docs/compare.svg)\n\nLinear attention with kernels that nobody "

@@ -4,7 +4,8 @@
 
 static int is_of_kinds(const variant *v, variant_kinds kinds)
 {
-    return (v->kinds.aft & kinds.aft) != 0 || (v->kinds.linear & kinds.linear) != 0;
+    return (v->kinds.aft & kinds.aft) != 0 || (v->kinds.linear & kinds.linear) != 0 ||
+           (v->kinds.mrsha & kinds.mrsha) != 0;
 }
 
 /* "a, b or c": the variants of these kinds. */
@@ -37,7 +38,7 @@ void option_needs_variant(const struct argp_state *argp, const char *option, con
 
 void option_check_attention(const struct argp_state *argp, const compare_options *options)
 {
-    static const variant_kinds all = {~0u, ~0u};
+    static const variant_kinds all = {~0u, ~0u, ~0u};
     const input_settings *s = &options->settings;
     const char *refused = s->window_left >= 0 || s->window_right >= 0 ? "softmax-window"
                           : s->bool_mask                              ? "bool-mask"

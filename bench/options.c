@@ -5,6 +5,7 @@
 #include "bench/option_values.h"
 #include "bench/options_aft.h"
 #include "bench/options_linear.h"
+#include "bench/options_mrsha.h"
 #include "bench/parallel.h"
 
 #include <argp.h>
@@ -99,6 +100,7 @@ typedef struct parse_state {
     int n_sweep;
     int rounds_given;
     aft_command_line aft;
+    mrsha_command_line mrsha;
     char data_folder[1024];
 } parse_state;
 
@@ -231,6 +233,7 @@ static void add_kinds(variant_kinds *kinds, const variant *v)
 {
     kinds->aft |= v->kinds.aft;
     kinds->linear |= v->kinds.linear;
+    kinds->mrsha |= v->kinds.mrsha;
 }
 
 /* What several mechanisms look at. */
@@ -276,6 +279,7 @@ static void finish(const struct argp_state *argp, parse_state *state)
     check_common(argp, options);
     options_aft_finish(argp, &state->aft, options);
     options_linear_finish(argp, options);
+    options_mrsha_finish(argp, &state->mrsha, options);
     if (options->settings.steps)
         choose_steps(options);
     if (options->n_isas == 0)
@@ -365,6 +369,7 @@ static error_t parse_option(int key, char *text, struct argp_state *argp)
     case ARGP_KEY_INIT:
         argp->child_inputs[0] = &state->aft;
         argp->child_inputs[1] = &options->settings.linear;
+        argp->child_inputs[2] = &state->mrsha;
         return 0;
     case KEY_VARIANTS:
         value_names(argp, text, options, add_variant);
@@ -431,6 +436,7 @@ void options_parse(int argc, char **argv, compare_options *options)
     static const struct argp_child children[] = {
         {&options_aft_argp, 0, "The Attention-Free Transformer", 2},
         {&options_linear_argp, 0, "Linear attention", 2},
+        {&options_mrsha_argp, 0, "Multiresolution-head attention", 2},
         {0},
     };
     static const struct argp parser = {
@@ -448,8 +454,10 @@ void options_parse(int argc, char **argv, compare_options *options)
                      .seed = 1,
                      .aft = {.window = 32, .conv_heads = 8, .filter_rows = 1, .filter_columns = 31}},
     };
-    parse_state state = {
-        .options = options, .shape = {1, 8, 8, 0, 0, 64, 64}, .aft = {.settings = &options->settings.aft}};
+    parse_state state = {.options = options,
+                         .shape = {1, 8, 8, 0, 0, 64, 64},
+                         .aft = {.settings = &options->settings.aft},
+                         .mrsha = {.settings = &options->settings.mrsha}};
     data_find_folder(state.data_folder, sizeof state.data_folder);
     argp_err_exit_status = 2;
     argp_parse(&parser, argc, argv, 0, NULL, &state);

@@ -5,6 +5,12 @@
 #include "bench/machine.h"
 #include "bench/variants.h"
 
+/* The heads of one resolution, of a variant that gives heads one. */
+typedef struct row_resolution {
+    int64_t group_size, n_heads;
+    double softmax_distance; /* of these heads alone; NaN where none of their rows was compared */
+} row_resolution;
+
 typedef struct compare_row {
     const variant *variant;
     variant_setup setup;
@@ -14,6 +20,8 @@ typedef struct compare_row {
     int64_t scratch_bytes;
     int64_t rows_checked; /* rows of the output that were compared with float64 */
     double max_abs_err, rel_err, softmax_distance;
+    row_resolution resolutions[INPUT_MAX_GROUP_SIZES]; /* finest first */
+    int n_resolutions;
 } compare_row;
 
 /* What follows from a row and from the largest rates of the run. */

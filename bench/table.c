@@ -2,8 +2,10 @@
 
 #include "bench/check.h"
 #include "bench/linear_input.h"
+#include "bench/mrsha_input.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 
 static void print_machine(const machine *m)
@@ -58,6 +60,17 @@ static void print_linear(const linear_settings *linear)
         printf(", %" PRId64 " layer%s", linear->n_layers, linear->n_layers == 1 ? "" : "s");
 }
 
+/* What mrsha was asked for. */
+static void print_mrsha(const mrsha_settings *mrsha)
+{
+    if (!(mrsha->kinds & variant_mrsha.kinds.mrsha))
+        return;
+    printf(", mrsha ");
+    for (int i = 0; i < mrsha->n_group_sizes; i++)
+        printf("%s%" PRId64, i == 0 ? "" : ",", mrsha->group_sizes[i]);
+    printf("%s, mode %s", mrsha->n_group_sizes == 0 ? "half 1, half 2" : "", mrsha_mode_name(mrsha->mode));
+}
+
 /* Each mechanism is checked on as many rows as its reference allows. The first `n` rows of the list share an input. */
 static void print_n_checked(const compare_row *rows, int n)
 {
@@ -87,6 +100,7 @@ static void print_input(const compare_row *rows, int n_left)
         printf(", one token with a state");
     print_aft(&input->settings.aft);
     print_linear(&input->settings.linear);
+    print_mrsha(&input->settings.mrsha);
     int n = 1;
     while (n < n_left && row_same_input(&rows[0], &rows[n]))
         n++;
@@ -133,19 +147,37 @@ static void print_row(const compare_row *row, const compare_row *rows, int n_row
            ratio, gflops, share, scratch, row->max_abs_err, row->rel_err, distance);
 }
 
+/* Which heads are how far from softmax, where they differ in resolution. */
+static void print_resolutions(const compare_row *row)
+{
+    for (int i = 0; i < row->n_resolutions && row->n_resolutions > 1; i++) {
+        const row_resolution *resolution = &row->resolutions[i];
+        char what[100], distance[24] = "-";
+        snprintf(what, sizeof what, "S = %" PRId64 ": %" PRId64 " of %" PRId64 " heads", resolution->group_size,
+                 resolution->n_heads, row->setup.input->shape.n_query_heads);
+        if (!isnan(resolution->softmax_distance))
+            snprintf(distance, sizeof distance, "%.1e", resolution->softmax_distance);
+        printf("    %-125s %10s\n", what, distance); /* in the last column */
+    }
+}
+
 /* What the columns mean that do not say so themselves. */
 static void print_legend(const compare_row *rows, int n_rows)
 {
-    int others = 0, backward = 0;
+    int others = 0, backward = 0, resolutions = 0;
     for (int i = 0; i < n_rows; i++) {
         others |= rows[i].variant->kinds.aft != 0 || rows[i].variant->kinds.linear != 0;
         backward |= rows[i].variant->result == RESULT_DQ;
+        resolutions |= rows[i].n_resolutions > 0;
     }
     printf(
         "\nms: best of the rounds' medians. x softmax: how many times as fast. Errors: against the same mechanism in "
         "float64.\n");
-    if (others)
-        printf("to softmax: |out - softmax| / |softmax|; what was not trained for it is far off.\n");
+    if (others || resolutions)
+        printf("to softmax: |out - softmax| / |softmax|%s.\n",
+               others ? "; what was not trained for it is far off" : "");
+    if (resolutions)
+        printf("S: tokens in a group; beneath a row, the same of the heads with each S alone.\n");
     if (backward)
         printf(
             "backward: gradients of q, k, v and all matrices, errors of that of q; fwd: times as long as forward.\n");
@@ -158,6 +190,7 @@ void table_print(const compare_row *rows, int n_rows, const machine *m)
         if (i == 0 || !row_same_input(&rows[i], &rows[i - 1]))
             print_input(&rows[i], n_rows - i);
         print_row(&rows[i], rows, n_rows, m);
+        print_resolutions(&rows[i]);
     }
     print_legend(rows, n_rows);
 }

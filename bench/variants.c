@@ -3,19 +3,10 @@
 #include <string.h>
 
 const variant *const variant_list[] = {
-    &variant_softmax,
-    &variant_gemm,
-    &variant_aft_full,
-    &variant_aft_local,
-    &variant_aft_simple,
-    &variant_aft_conv,
-    &variant_linear_elu1,
-    &variant_linear_softplus,
-    &variant_linear_oglu,
-    &variant_linear_aoglu,
-    &variant_linear_favor,
-    &variant_linear_blas,
-    NULL,
+    &variant_softmax,     &variant_gemm,         &variant_aft_full,     &variant_aft_local,
+    &variant_aft_simple,  &variant_aft_conv,     &variant_linear_elu1,  &variant_linear_softplus,
+    &variant_linear_oglu, &variant_linear_aoglu, &variant_linear_favor, &variant_linear_blas,
+    &variant_mrsha_2,     &variant_mrsha_1248,   &variant_mrsha,        NULL,
 };
 
 int64_t variant_n_channels(const variant *v, const attention_input *input)

@@ -15,9 +15,9 @@ typedef struct variant_setup {
 /* Arithmetic; reading; three arrays read while a fourth is written; or an array read and written in place. */
 typedef enum limit_kind { LIMIT_FMA, LIMIT_BANDWIDTH, LIMIT_STREAMS, LIMIT_UPDATE } limit_kind;
 
-/* Bits 1 << form for each oracle_aft_form, and 1 << kind for each linear_kind. */
+/* Bits 1 << form for each oracle_aft_form, and 1 << kind for each linear_kind and mrsha_kind. */
 typedef struct variant_kinds {
-    unsigned aft, linear;
+    unsigned aft, linear, mrsha;
 } variant_kinds;
 
 /* A row of the output. */
@@ -54,6 +54,9 @@ struct variant {
     limit_kind limit; /* what its time is held against; for one query row see row_limit() */
 
     result_kind result;
+
+    /* Tokens in a group of head h: its resolution. NULL where heads have none. */
+    int64_t (*group_size)(const attention_input *input, int64_t h);
 
     /* Row (b, h, i) of the same mechanism in float64. */
     void (*reference_row)(const attention_input *input, int64_t b, int64_t h, int64_t i, double *out);
@@ -98,6 +101,9 @@ extern const variant variant_linear_oglu;
 extern const variant variant_linear_aoglu;
 extern const variant variant_linear_favor;
 extern const variant variant_linear_blas;
+extern const variant variant_mrsha_2;
+extern const variant variant_mrsha_1248;
+extern const variant variant_mrsha;
 
 /* What softmax attention costs and gives, however it is computed. */
 double softmax_flops(const attention_input *input);

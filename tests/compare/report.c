@@ -134,6 +134,28 @@ static void check_limit(const cJSON *row)
     }
 }
 
+/* Fine heads are those of softmax attention; all heads together lie between the nearest and the farthest of them. */
+static void check_resolutions(const cJSON *row)
+{
+    const cJSON *resolutions = cJSON_GetObjectItemCaseSensitive(row, "resolutions");
+    double n_heads = 0, last_size = 0, nearest = INFINITY, farthest = 0;
+    assert_true(cJSON_GetArraySize(resolutions) >= 1);
+    for (int i = 0; i < cJSON_GetArraySize(resolutions); ++i) {
+        const cJSON *resolution = cJSON_GetArrayItem(resolutions, i);
+        const double size = report_positive(resolution, "group_size");
+        const double distance = report_number(resolution, "softmax_distance");
+        assert_true(size > last_size);
+        assert_true(size > 1 || distance < 1e-5);
+        last_size = size;
+        n_heads += report_positive(resolution, "heads");
+        nearest = fmin(nearest, distance);
+        farthest = fmax(farthest, distance);
+    }
+    assert_true(n_heads == report_shape_at(row, 1));
+    const double distance = report_number(row, "softmax_distance");
+    assert_true(distance >= nearest * (1 - 1e-12) && distance <= farthest * (1 + 1e-12));
+}
+
 /* AFT and linear attention are other mechanisms than softmax, but not where linear attention sees one key; gradients are
  * no output. */
 static void check_distance(const cJSON *row)
@@ -142,6 +164,11 @@ static void check_distance(const cJSON *row)
         assert_true(cJSON_IsNull(cJSON_GetObjectItemCaseSensitive(row, "softmax_distance")));
         return;
     }
+    if (is_of_family(row, "mrsha")) {
+        check_resolutions(row);
+        return;
+    }
+    assert_null(cJSON_GetObjectItemCaseSensitive(row, "resolutions"));
     const double distance = report_number(row, "softmax_distance");
     const int is_linear = is_of_family(row, "linear-") && report_shape_at(row, 4) > 1;
     assert_true(distance >= 0);
@@ -154,7 +181,7 @@ static void check_row(const cJSON *row)
 {
     assert_non_null(
         strstr(" softmax gemm aft-full aft-local aft-simple aft-conv linear-elu1 linear-softplus linear-oglu "
-               "linear-aoglu linear-favor linear-blas ",
+               "linear-aoglu linear-favor linear-blas mrsha-2 mrsha-1248 mrsha ",
                report_text(row, "variant")));
     assert_non_null(strstr(" forward step backward ", report_text(row, "mode")));
     assert_non_null(strstr(" scalar avx2 avx512 neon ", report_text(row, "isa")));

@@ -194,6 +194,39 @@ static void what_linear_attention_cannot_do_is_refused(void **state)
     check_refusals(refusals, sizeof refusals / sizeof refusals[0]);
 }
 
+static void what_mrsha_cannot_do_is_refused(void **state)
+{
+    (void)state;
+#define SMALL "--shape 1,2,2,8,8,8,4 "
+    static const refusal refusals[] = {
+        {"--variants mrsha --bias", 2, "--bias: not with mrsha"},
+        {"--variants softmax,mrsha-2 --bool-mask", 2, "--bool-mask: not with mrsha-2"},
+        {"--variants mrsha-1248 --softmax-window 3,-1", 2, "--softmax-window: not with mrsha-1248"},
+        {"--variants mrsha --groups 2,0", 2, "--groups: 0 is not in"},
+        {"--variants mrsha --groups 2,", 2, "--groups: \"2,\" is no list of integers"},
+        {"--variants mrsha --groups "
+         "1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,"
+         "1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1",
+         2, "--groups: at most 64 values expected"},
+        {"--variants mrsha --mrsha-mode neither", 2, "--mrsha-mode: both, output or value expected, got \"neither\""},
+        {"--variants softmax,mrsha-2 --groups 2", 2, "--groups: only with mrsha in --variants"},
+        {"--variants mrsha-1248 --mrsha-mode both", 2, "--mrsha-mode: only with mrsha in --variants"},
+        {"--variants mrsha --mrsha-mode output", 2, "output has no causal form, and the input decoder is causal"},
+        {"--variants mrsha --mrsha-mode output --causal " SMALL, 2, "and the input random is causal"},
+        {"--variants mrsha --causal --shape 1,2,2,8,9,8,4", 1, "mrsha: k: as many tokens as in q expected"},
+        {"--variants mrsha-2 --causal --shape 1,2,2,9,8,8,4", 1, "mrsha-2: k: as many tokens as in q"},
+        {"--variants aft-simple,mrsha-2 --step", 2, "--step: mrsha-2 has no state"},
+        {"--variants mrsha,mrsha-1248 --mrsha-mode value --step", 2, "--step: mrsha-1248 has no state"},
+        {"--variants mrsha --step", 2, "--step: mrsha has a state in --mrsha-mode value only"},
+        {"--variants mrsha --mrsha-mode output --step", 2, "--step: mrsha has a state in --mrsha-mode value only"},
+        {"--variants mrsha --mrsha-mode value --step " SMALL, 1, "--step: one query expected, got Nq 8"},
+        {"--variants mrsha --params .", 2, "--params: only with "},
+        {"--variants mrsha --backward", 2, "--backward: only with "},
+    };
+#undef SMALL
+    check_refusals(refusals, sizeof refusals / sizeof refusals[0]);
+}
+
 /* A machine has AVX or NEON, never both: one of the two must be refused, and never replaced by another one. */
 static void absent_isa_is_refused(void **state)
 {
@@ -247,10 +280,10 @@ static void help_lists_the_variants(void **state)
     (void)state;
     const program_result result = program_run("", "--help");
     program_expect(&result, 0, "");
-    static const char *const words[] = {"--sample",      "--sweep",     "--softmax-window", "--aft-window",
-                                        "--conv-filter", "--step",      "Variants:",        "softmax ",
-                                        "gemm ",         "aft-full",    "aft-conv",         "--features",
-                                        "--backward",    "linear-elu1", "linear-blas",      "Exit codes:"};
+    static const char *const words[] = {"--sample", "--sweep",      "--softmax-window", "--aft-window", "--conv-filter",
+                                        "--step",   "Variants:",    "softmax ",         "gemm ",        "aft-full",
+                                        "aft-conv", "--features",   "--backward",       "linear-elu1",  "linear-blas",
+                                        "--groups", "--mrsha-mode", "mrsha-1248",       "Exit codes:"};
     for (size_t i = 0; i < sizeof words / sizeof words[0]; ++i) {
         if (strstr(result.output, words[i]) == NULL) {
             fail_msg("\"%s\" expected in\n%s", words[i], result.output);
@@ -277,6 +310,7 @@ int main(void)
         cmocka_unit_test(command_lines_without_sense_are_refused),
         cmocka_unit_test(what_aft_cannot_do_is_refused),
         cmocka_unit_test(what_linear_attention_cannot_do_is_refused),
+        cmocka_unit_test(what_mrsha_cannot_do_is_refused),
         cmocka_unit_test(absent_isa_is_refused),
         cmocka_unit_test(inputs_beyond_memory_are_refused),
         cmocka_unit_test(results_that_cannot_be_written_are_reported),
