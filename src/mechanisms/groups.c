@@ -76,4 +76,9 @@ int64_t heed_count_whole_groups(const heed_groups *g, int64_t index, int64_t n)
     return heed_smaller(n, heed_smaller(columns, last_row) / g->size);
 }
 
-double heed_log_whole_group(const heed_groups *g) { return (g->grid_width > 0 ? 2.0 : 1.0) * log((double)g->size); }
+double heed_log_largest_group(const heed_groups *g)
+{
+    if (g->grid_width > 0)
+        return log((double)heed_smaller(g->size, g->grid_height)) + log((double)heed_smaller(g->size, g->grid_width));
+    return log((double)heed_smaller(g->size, heed_larger(g->n_tokens, 1)));
+}

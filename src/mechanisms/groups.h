@@ -43,7 +43,7 @@ heed_group heed_group_at(const heed_groups *groups, int64_t index);
 /* Groups from `index` on, at most n, that lie side by side, each of them whole; 0 where this one is not. */
 int64_t heed_count_whole_groups(const heed_groups *groups, int64_t index, int64_t n);
 
-/* The tokens of a whole group: their logarithm, as the number itself may be too large. */
-double heed_log_whole_group(const heed_groups *groups);
+/* log of the tokens of a whole group, or of all there are where S is larger. */
+double heed_log_largest_group(const heed_groups *groups);
 
 #endif

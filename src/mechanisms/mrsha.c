@@ -7,6 +7,8 @@
 #include "core/tuning.h"
 #include "mechanisms/mrsha_parts.h"
 
+#include <math.h>
+
 /* ---- which heads go together ---- */
 
 static int64_t heads_per_kv_head(const mrsha_plan *plan)
@@ -98,7 +100,16 @@ int64_t heed_mrsha_worker_bytes(int64_t d, int64_t dv)
 void heed_mrsha_lower_sinks(const softmax_attention *a, query_tile *t, const heed_groups *groups)
 {
     for (int r = 0; a->plan->sinks && r < t->n_rows; r++)
-        t->m[r] -= (float)heed_log_whole_group(groups);
+        t->m[r] -= (float)heed_log_largest_group(groups);
+}
+
+float heed_mrsha_raise_lse(const softmax_plan *p, const query_tile *t, int r, log_sum lse, const heed_groups *groups)
+{
+    double largest = heed_log_largest_group(groups);
+    float sink = p->sinks ? p->sinks[t->head[r]] : -INFINITY;
+    if (t->counts[r] && t->l[r] == 1.0f && t->m[r] == sink - (float)largest)
+        return sink;
+    return (float)(lse.maximum + (lse.log + largest));
 }
 
 void heed_mrsha_run(heed_context *context, const mrsha_plan *plan)

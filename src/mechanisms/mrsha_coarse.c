@@ -158,11 +158,11 @@ typedef struct pooled_source {
 static const float *weigh_groups(const heed_groups *groups, heed_key_range block, float *more)
 {
     int64_t n = block.end - block.begin;
-    double whole = heed_log_whole_group(groups);
+    double largest = heed_log_largest_group(groups);
     if (heed_count_whole_groups(groups, block.begin, n) == n)
         return NULL;
     for (int64_t j = 0; j < n; j++)
-        more[j] = (float)(log((double)heed_group_at(groups, block.begin + j).n_tokens) - whole);
+        more[j] = (float)(log((double)heed_group_at(groups, block.begin + j).n_tokens) - largest);
     return more;
 }
 
@@ -196,7 +196,7 @@ static void store_lse(const softmax_plan *p, const coarse_unit *u, const query_t
 {
     if (p->lse.data)
         *heed_row(&p->lse, t->b, t->head[r], token_of(u, t->query[r])) =
-            (float)(lse.maximum + (lse.log + (u->pools_keys ? heed_log_whole_group(&u->keys.groups) : 0.0)));
+            u->pools_keys ? heed_mrsha_raise_lse(p, t, r, lse, &u->keys.groups) : (float)(lse.maximum + lse.log);
 }
 
 /* The other tokens of a group get the row of the first one, or 0 and -inf where they do not count. */

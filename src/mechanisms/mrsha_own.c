@@ -69,12 +69,12 @@ void heed_mrsha_begin_with_own(const softmax_attention *a, query_tile *t, const 
     const float *rows[HEED_MAX_TILE_LANES];
     _Alignas(64) float scores[HEED_MAX_TILE_LANES], sees[HEED_MAX_TILE_LANES] = {0};
     const float nothing[HEED_MAX_TILE_LANES] = {0};
-    double whole = heed_log_whole_group(&p->groups);
+    double largest = heed_log_largest_group(&p->groups);
     pool_own(a, t, p, &a->plan->k, w);
     score_own(a, t, w, scores);
     for (int r = 0; r < HEED_MAX_TILE_LANES; r++) {
         int64_t n = r < t->n_rows ? count_own(t, r, &p->groups) : 0;
-        scores[r] = n > 0 ? scores[r] + (float)(log((double)n) - whole) : -INFINITY;
+        scores[r] = n > 0 ? scores[r] + (float)(log((double)n) - largest) : -INFINITY;
         sees[r] = scores[r] == -INFINITY ? 0.0f : (float)dv;
     }
     kernels->softmax_tile(scores, t->m, t->l, t->rescale, 1, t->n_vectors);

@@ -28,8 +28,11 @@ group_pooling heed_mrsha_pooling(const mrsha_plan *plan, int64_t head, int64_t n
 /* The sharer behind this one. */
 int64_t heed_mrsha_next_sharer(const mrsha_plan *plan, int64_t head);
 
-/* Sinks stand beside scores that are short of the logarithm of a whole group. */
+/* Scores of keys in groups go without the logarithm of the largest group. So sinks are lowered by it, */
 void heed_mrsha_lower_sinks(const softmax_attention *a, query_tile *t, const heed_groups *groups);
+
+/* and lse of row r gets it back; where nothing stands beside the sink it is the sink, to the bit. */
+float heed_mrsha_raise_lse(const softmax_plan *p, const query_tile *t, int r, log_sum lse, const heed_groups *groups);
 
 /* ---- mrsha_coarse.c ---- */
 

@@ -39,7 +39,7 @@ static key_block open_cache(const softmax_attention *a, const query_tile *t, hee
                       NULL};
     if (block.end == cache->group + 1 && cache->place + 1 < cache->pooling.groups.size) {
         memset(cache->more, 0, (size_t)last * sizeof(float));
-        cache->more[last] = (float)(log((double)(cache->place + 1)) - heed_log_whole_group(&cache->pooling.groups));
+        cache->more[last] = (float)(log((double)(cache->place + 1)) - heed_log_largest_group(&cache->pooling.groups));
         rows.more = cache->more;
     }
     return rows;
@@ -137,6 +137,7 @@ static void step_task(void *argument, int64_t index, int worker)
         int64_t token = state->n_tokens[b] + n;
         cache.group = token / cache.sharers.size;
         cache.place = token % cache.sharers.size;
+        cache.pooling.groups.n_tokens = token + 1;
         add_to_cache(a.kernels, &cache, &state->keys, &state->open_keys, heed_row(&p->k, b, cache.sharers.kv_head, n));
         add_to_cache(a.kernels, &cache, &state->values, &state->open_values,
                      heed_row(&p->v, b, cache.sharers.kv_head, n));
