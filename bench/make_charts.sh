@@ -17,7 +17,7 @@ made=$(mktemp -d)
 trap 'rm -rf "$made"' EXIT
 
 kinds=linear-elu1,linear-softplus,linear-oglu,linear-aoglu,linear-favor
-"$compare" --variants softmax,gemm,aft-full,aft-local,aft-simple,aft-conv "$@" --json "$made/compare.json" \
+"$compare" --variants softmax,gemm,mrsha,mrsha-1248,mrsha-2,aft-full,aft-local,aft-simple,aft-conv "$@" --json "$made/compare.json" \
     --svg "$made/compare.svg"
 "$compare" --variants "softmax,$kinds,linear-blas" "$@" --json "$made/linear.json" --svg "$made/linear.svg"
 "$compare" "$@" --sweep 64,128,256,512,1024,2048,4096,8192 --json "$made/sweep.json" --svg "$made/sweep.svg"
