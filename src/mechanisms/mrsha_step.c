@@ -152,9 +152,10 @@ static double count_flops(const step_job *job)
     const softmax_plan *p = &job->plan->coarse;
     double flops = 0.0, channels = (double)(p->q.shape[3] + p->v.shape[3]);
     for (int64_t b = 0; b < p->q.shape[0]; b++) {
-        for (int64_t h = 0; h < p->q.shape[1]; h++)
-            flops += 2.0 * channels * (double)heed_query_length(&p->mask, b) *
-                     (double)(job->state->n_tokens[b] / heed_group_size(&job->plan->resolutions, h) + 1);
+        for (int64_t h = 0; h < p->q.shape[1]; h++) {
+            int64_t rows = job->state->n_tokens[b] / heed_group_size(&job->plan->resolutions, h) + 1;
+            flops += 2.0 * channels * (double)heed_query_length(&p->mask, b) * (double)rows;
+        }
     }
     return flops;
 }
