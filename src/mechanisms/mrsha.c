@@ -47,8 +47,11 @@ int64_t heed_mrsha_next_sharer(const mrsha_plan *plan, int64_t head)
 
 group_pooling heed_mrsha_pooling(const mrsha_plan *plan, int64_t head, int64_t n_tokens)
 {
+    int64_t size = heed_group_size(&plan->resolutions, head);
     group_pooling p = {.kind = plan->pooling, .weights = heed_row(&plan->weights, 0, 0, head)};
-    p.groups = (heed_groups){.size = heed_group_size(&plan->resolutions, head),
+    if (size == 1)
+        p.kind = HEED_POOLING_MEAN; /* single tokens are what they are */
+    p.groups = (heed_groups){.size = size,
                              .n_tokens = n_tokens,
                              .class_tokens = plan->class_tokens,
                              .grid_height = plan->grid_height,
