@@ -648,9 +648,9 @@ typedef enum heed_upsampling {
 /** Options of multiresolution-head attention. Fill with #HEED_MRSHA_OPTIONS_INIT.
  *
  *  Groups begin at the first token of q and of k, each on its own: tokens g S to g S + S - 1, the last one maybe shorter.
- *  With a class token this one is group 0, whose row is never interpolated, and the others are counted from behind it. With
- *  a grid of grid_height x grid_width tokens, row by row, groups are patches of S x S, band by band. Tokens beyond the
- *  lengths of the mask belong to no group. */
+ *  With a class token this one is group 0, which no weight and no interpolation touches, and the others are counted from
+ *  behind it. With a grid of grid_height x grid_width tokens, row by row, groups are patches of S x S, band by band. Tokens
+ *  beyond the lengths of the mask belong to no group. */
 typedef struct heed_mrsha_options {
     size_t struct_size;                  /**< sizeof(heed_mrsha_options) */
     const int64_t *group_sizes;          /**< S of each head, [Hq], >= 1; 1: a fine head. NULL: as #HEED_MRSHA_HALF */
@@ -704,15 +704,17 @@ HEED_API heed_status heed_mrsha_group_sizes(heed_mrsha_preset preset, int64_t n_
  *              + exp(sink_h), of the row of attention that is the token's own or its group's
  *
  *  With a grid, Nq and Nk are grid_height x grid_width, and one more with a class token. LINEAR with a grid is
- *  HEED_ERROR_UNSUPPORTED. Results over keys that are cut at borders of groups are joined by heed_merge() (not where rows
- *  were interpolated, or causal). Rows that see no key, and rows beyond query_lengths, give 0 and lse -inf, or the sink.
+ *  HEED_ERROR_UNSUPPORTED. Results over keys that are cut at borders of groups are joined by heed_merge() (not with a grid
+ *  or a class token, where rows were interpolated, or causal). Rows that see no key give 0 and lse = the sink, or -inf
+ *  without sinks; rows beyond query_lengths 0 and -inf.
  *
  *  A NaN in a token makes what its group gives NaN: in q the rows of the group, in k the rows that see it, in v their
  *  channel. Weights that add up to 0 give NaN or infinity.
  *
  *  Error against float64 of the same definition: as in heed_softmax_forward(), and what the means add: 1e-6 max|v|, and
  *  1e-6 of the largest score. Queries, keys and values that are constant in each group give in mode BOTH, not causal, what
- *  exact attention gives. v = 1 gives 1 to 2 ulp, and exactly where all groups hold a power of two of tokens.
+ *  exact attention gives. v = 1 gives 1 to 2 ulp, and exactly where all groups hold a power of two of tokens; with
+ *  LEARNED up to the rounding of the weighted means.
  *
  *  Returns HEED_OK or HEED_ERROR_ARGUMENT, _SHAPE, _STRIDE, _OVERLAP, _DTYPE, _UNSUPPORTED (a bias, ALiBi slopes other
  *  than 0, a window or `visible` in `softmax` where there is a coarse head, and what is named above), _SCRATCH, _BUSY. Safe

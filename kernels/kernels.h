@@ -108,8 +108,8 @@ typedef struct heed_ahead {
  *                + sum_j p[t * p_stride + j * p_step] e[j * e_stride + c], t < n_rows, j < n_keys, c < n_channels; the
  *                sum in the order of j from zero, so that rows and channels have the same bits whatever goes with them.
  *                ahead != NULL: along with row t of a whole tile the first n_keys floats of its rows are asked for
- * pool_rows      o[g * o_stride + c] = that where `adds`, else nothing, whatever stood there,
- *                + factor sum_t weights[t] x[g * group_stride + t * x_stride + c], t < n_tokens, weights of 1 where NULL,
+ * pool_rows      o[g * o_stride + c] = factor (that where `adds`, else nothing, whatever stood there,
+ *                + sum_t weights[t] x[g * group_stride + t * x_stride + c]), t < n_tokens, weights of 1 where NULL,
  *                g < n_groups, c < n_channels; the sum in the order of t from zero
  * ask_rows       rows t < n_rows of x, n_channels wide, any addresses, are asked for
  * scale_rows     o[t * o_stride + c] *= factor[c], t < n_rows, c < n_channels

@@ -24,8 +24,8 @@ HEED_INLINE void pool_block(float *restrict o, const float *restrict x, int64_t 
     for (int v = 0; v < n_vectors; v++) {
         float *to = o + v * VF_LANES;
         int lanes = n_vectors > 1 ? VF_LANES : width;
-        vf y = vf_mul(sum[v], scale);
-        vf_store_n(to, adds ? vf_add(vf_load_n(to, lanes), y) : y, lanes);
+        vf y = adds ? vf_add(vf_load_n(to, lanes), sum[v]) : sum[v];
+        vf_store_n(to, vf_mul(y, scale), lanes);
     }
 }
 

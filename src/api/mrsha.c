@@ -57,6 +57,11 @@ heed_status heed_mrsha_check_options(heed_message *message, const heed_mrsha_opt
     HEED_CHECK(check_enum(message, "mode", (int)o->mode, HEED_MRSHA_VALUE));
     HEED_CHECK(check_enum(message, "pooling", (int)o->pooling, HEED_POOLING_LEARNED));
     HEED_CHECK(check_enum(message, "upsampling", (int)o->upsampling, HEED_UPSAMPLING_LINEAR));
+    if (o->grid_height < 0 || o->grid_width < 0 || !o->grid_height != !o->grid_width)
+        return heed_complain(message, HEED_ERROR_ARGUMENT,
+                             "options.grid_height, grid_width: both 0, or both 1 or more, expected, got %" PRId64
+                             " and %" PRId64,
+                             o->grid_height, o->grid_width);
     return check_group_sizes(message, o->group_sizes, n_heads);
 }
 
@@ -93,15 +98,11 @@ static heed_status check_weights(heed_message *message, const mrsha_arguments *a
     return HEED_OK;
 }
 
+/* The tokens are those of the grid. */
 static heed_status check_grid(heed_message *message, const mrsha_arguments *a)
 {
     const heed_mrsha_options *o = a->options;
     int64_t n_tokens, class_tokens = o->class_token != 0;
-    if (o->grid_height < 0 || o->grid_width < 0 || !o->grid_height != !o->grid_width)
-        return heed_complain(message, HEED_ERROR_ARGUMENT,
-                             "options.grid_height, grid_width: both 0, or both 1 or more, expected, got %" PRId64
-                             " and %" PRId64,
-                             o->grid_height, o->grid_width);
     if (o->grid_width == 0)
         return HEED_OK;
     if (__builtin_mul_overflow(o->grid_height, o->grid_width, &n_tokens) || n_tokens >= HEED_MAX_EXTENT)
@@ -120,8 +121,7 @@ heed_status heed_mrsha_check_inputs(heed_message *message, const mrsha_arguments
     HEED_CHECK(check_group_sizes(message, a->options->group_sizes, a->q->shape[1]));
     HEED_CHECK(heed_softmax_check_masks(message, &all));
     HEED_CHECK(heed_softmax_check_masks(message, &fine));
-    HEED_CHECK(check_weights(message, a));
-    return check_grid(message, a);
+    return check_weights(message, a);
 }
 
 heed_status heed_mrsha_check_softmax(heed_message *message, const mrsha_arguments *a, int in_step)
@@ -182,7 +182,8 @@ heed_status heed_mrsha_check_written(heed_message *message, const mrsha_argument
 {
     softmax_arguments all = heed_mrsha_all_heads(a), fine = heed_mrsha_fine_heads(a);
     HEED_CHECK(heed_softmax_check_written(message, &all, name, out));
-    HEED_CHECK(heed_softmax_check_written(message, &fine, name, out));
+    if (a->options->fine)
+        HEED_CHECK(heed_softmax_check_written(message, &fine, name, out));
     HEED_CHECK(heed_check_apart(message, name, out, "options.weights", a->options->weights));
     return heed_check_apart_bytes(message, name, out, "options.group_sizes", a->options->group_sizes,
                                   a->q->shape[1] * (int64_t)sizeof(int64_t));
@@ -201,19 +202,16 @@ static heed_status check_outputs(heed_message *message, const mrsha_arguments *a
 
 /* ---- calls ---- */
 
-mrsha_plan heed_mrsha_plan_heads(const heed_mrsha_options *options, int64_t n_heads, int64_t kv_heads)
+mrsha_heads heed_mrsha_heads(const heed_mrsha_options *options, int64_t n_heads, int64_t kv_heads)
 {
-    mrsha_plan p = {.resolutions = {options->group_sizes, n_heads}, .pooling = options->pooling};
-    p.coarse.q.shape[1] = n_heads;
-    p.coarse.k.shape[1] = kv_heads;
-    return p;
+    return (mrsha_heads){{options->group_sizes, n_heads}, n_heads / heed_larger(kv_heads, 1), options->pooling};
 }
 
 mrsha_plan heed_mrsha_plan(const mrsha_arguments *a)
 {
     const heed_mrsha_options *o = a->options;
     softmax_arguments all = heed_mrsha_all_heads(a), fine = heed_mrsha_fine_heads(a);
-    mrsha_plan p = heed_mrsha_plan_heads(o, a->q->shape[1], a->k->shape[1]);
+    mrsha_plan p = {.heads = heed_mrsha_heads(o, a->q->shape[1], a->k->shape[1])};
     p.coarse = heed_softmax_plan(&all);
     p.fine = heed_softmax_plan(&fine);
     p.coarse.bias = (heed_tensor){0};
@@ -231,6 +229,7 @@ static heed_status forward(heed_context *context, const mrsha_arguments *a)
 {
     heed_message *message = &context->message;
     HEED_CHECK(heed_mrsha_check_inputs(message, a));
+    HEED_CHECK(check_grid(message, a));
     HEED_CHECK(check_upsampling(message, a));
     if (largest_group(a->options, a->q->shape[1]) > 1) {
         HEED_CHECK(heed_mrsha_check_softmax(message, a, 0));

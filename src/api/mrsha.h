@@ -33,7 +33,7 @@ heed_status heed_mrsha_check_written(heed_message *message, const mrsha_argument
 /* Of checked arguments. */
 mrsha_plan heed_mrsha_plan(const mrsha_arguments *a);
 
-/* Which heads share what, from the numbers of heads alone. */
-mrsha_plan heed_mrsha_plan_heads(const heed_mrsha_options *options, int64_t n_heads, int64_t kv_heads);
+/* Which heads share what. */
+mrsha_heads heed_mrsha_heads(const heed_mrsha_options *options, int64_t n_heads, int64_t kv_heads);
 
 #endif

@@ -14,14 +14,14 @@ typedef struct cache_sizes {
     int64_t n_caches, n_rows;
 } cache_sizes;
 
-static cache_sizes count_caches(const mrsha_plan *plan, int64_t max_tokens)
+static cache_sizes count_caches(const mrsha_heads *heads, int64_t max_tokens)
 {
     cache_sizes sizes = {0, 0};
-    for (int64_t h = 0; h < plan->coarse.q.shape[1]; h++) {
-        mrsha_sharers sharers = heed_mrsha_sharers(plan, h);
+    for (int64_t h = 0; h < heads->resolutions.n_heads; h++) {
+        mrsha_sharers sharers = heed_mrsha_sharers(heads, h);
         if (sharers.n_heads > 0) {
             sizes.n_caches++;
-            sizes.n_rows += heed_mrsha_cache_rows(max_tokens, sharers.size);
+            sizes.n_rows += heed_divide_up(max_tokens, sharers.size);
             sizes.n_rows = heed_smaller(sizes.n_rows, HEED_MAX_EXTENT); /* more than any tensor has */
         }
     }
@@ -41,8 +41,8 @@ heed_status heed_mrsha_state_bytes(const heed_mrsha_options *options, int64_t ba
     heed_tensor most = {.shape = {batch, n_heads, max_tokens + 2, key_channels + value_channels}};
     HEED_CHECK(heed_check_sizes(NULL, "state", &most));
     HEED_CHECK(heed_mrsha_check_options(NULL, o, n_heads));
-    mrsha_plan plan = heed_mrsha_plan_heads(o, n_heads, kv_heads);
-    cache_sizes sizes = count_caches(&plan, max_tokens);
+    mrsha_heads heads = heed_mrsha_heads(o, n_heads, kv_heads);
+    cache_sizes sizes = count_caches(&heads, max_tokens);
     int64_t floats = (sizes.n_rows + 2 * sizes.n_caches) * (key_channels + value_channels);
     *bytes = batch * ((int64_t)sizeof(int64_t) + floats * (int64_t)sizeof(float));
     return HEED_OK;
@@ -52,8 +52,8 @@ heed_mrsha_state heed_mrsha_state_view(void *memory, const heed_mrsha_options *o
                                        int64_t kv_heads, int64_t key_channels, int64_t value_channels,
                                        int64_t max_tokens)
 {
-    mrsha_plan plan = heed_mrsha_plan_heads(options ? options : &heed_mrsha_defaults, n_heads, kv_heads);
-    cache_sizes sizes = count_caches(&plan, max_tokens);
+    mrsha_heads heads = heed_mrsha_heads(options ? options : &heed_mrsha_defaults, n_heads, kv_heads);
+    cache_sizes sizes = count_caches(&heads, max_tokens);
     heed_mrsha_state state = {.n_tokens = memory, .max_tokens = max_tokens};
     uintptr_t next = (uintptr_t)memory + (uintptr_t)batch * sizeof(int64_t);
     heed_tensor *const parts[] = {&state.keys, &state.values, &state.open_keys, &state.open_values};
@@ -85,10 +85,10 @@ typedef struct step_arguments {
 
 enum { STATE_PARTS = 5 };
 
-static void list_parts(const heed_mrsha_state *state, state_part parts[STATE_PARTS])
+static void list_parts(const heed_mrsha_state *state, int64_t n_batches, state_part parts[STATE_PARTS])
 {
     static const char *const names[] = {"keys", "values", "open_keys", "open_values", "n_tokens"};
-    int64_t token_bytes = state->keys.shape[0] * (int64_t)sizeof(int64_t);
+    int64_t token_bytes = n_batches * (int64_t)sizeof(int64_t);
     const heed_tensor views[] = {state->keys, state->values, state->open_keys, state->open_values,
                                  heed_tensor_bhnd(state->n_tokens, HEED_BOOL, 1, 1, 1, token_bytes)};
     for (int i = 0; i < STATE_PARTS; i++) {
@@ -116,11 +116,11 @@ static heed_status check_step_options(heed_message *message, const mrsha_argumen
 static heed_status check_state_shapes(heed_message *message, const step_arguments *s, const state_part *parts)
 {
     const mrsha_arguments *a = &s->inputs;
-    mrsha_plan plan = heed_mrsha_plan_heads(a->options, a->q->shape[1], a->k->shape[1]);
+    mrsha_heads heads = heed_mrsha_heads(a->options, a->q->shape[1], a->k->shape[1]);
     if (s->state->max_tokens < 0 || s->state->max_tokens >= HEED_MAX_EXTENT)
         return heed_complain(message, HEED_ERROR_ARGUMENT, "state.max_tokens: %" PRId64 " is outside 0..2^60 - 1",
                              s->state->max_tokens);
-    cache_sizes sizes = count_caches(&plan, s->state->max_tokens);
+    cache_sizes sizes = count_caches(&heads, s->state->max_tokens);
     for (int i = 0; i < 4; i++) {
         const heed_tensor *part = &parts[i].view;
         HEED_CHECK(heed_check_output(message, parts[i].name, part, HEED_FLOAT32));
@@ -176,7 +176,7 @@ static heed_status step(heed_context *context, const step_arguments *s)
     HEED_CHECK(check_step_options(message, a));
     if (!s->state)
         return heed_complain(message, HEED_ERROR_ARGUMENT, "state: is NULL");
-    list_parts(s->state, parts);
+    list_parts(s->state, a->q->shape[0], parts);
     HEED_CHECK(check_state_shapes(message, s, parts));
     HEED_CHECK(check_room(message, s));
     HEED_CHECK(check_written(message, s, parts));

@@ -12,19 +12,16 @@ int64_t heed_count_fine_heads(const heed_resolutions *resolutions, int64_t first
     return fine;
 }
 
-/* Parts of `size` of a way of `length`, the last one maybe shorter. Written so that no size overflows. */
-static int64_t count_parts(int64_t length, int64_t size) { return length / size + (length % size != 0); }
-
 /* A class token is not part of a patch; everything behind it is. */
 static int64_t count_patches(const heed_groups *g, int64_t n_tokens)
 {
     if (n_tokens <= 0)
         return 0;
-    int64_t per_band = count_parts(g->grid_width, g->size);
+    int64_t per_band = heed_divide_up(g->grid_width, g->size);
     int64_t last_row = (n_tokens - 1) / g->grid_width, band = last_row / g->size;
     if (last_row > band * g->size)
         return (band + 1) * per_band;
-    return band * per_band + count_parts(n_tokens - last_row * g->grid_width, g->size);
+    return band * per_band + heed_divide_up(n_tokens - last_row * g->grid_width, g->size);
 }
 
 int64_t heed_count_groups(const heed_groups *g)
@@ -32,17 +29,17 @@ int64_t heed_count_groups(const heed_groups *g)
     int64_t others = g->n_tokens - g->class_tokens;
     if (others < 0)
         return 0;
-    return g->class_tokens + (g->grid_width > 0 ? count_patches(g, others) : count_parts(others, g->size));
+    return g->class_tokens + (g->grid_width > 0 ? count_patches(g, others) : heed_divide_up(others, g->size));
 }
 
 static heed_group patch_at(const heed_groups *g, int64_t index)
 {
-    int64_t per_band = count_parts(g->grid_width, g->size);
+    int64_t per_band = heed_divide_up(g->grid_width, g->size);
     int64_t y = index / per_band * g->size, x = index % per_band * g->size;
     heed_group patch = {.first = g->class_tokens + y * g->grid_width + x, .pitch = g->grid_width};
     patch.n_columns = heed_smaller(g->size, g->grid_width - x);
-    patch.n_rows =
-        heed_smaller(heed_smaller(g->size, g->grid_height - y), count_parts(g->n_tokens - patch.first, g->grid_width));
+    patch.n_rows = heed_smaller(heed_smaller(g->size, g->grid_height - y),
+                                heed_divide_up(g->n_tokens - patch.first, g->grid_width));
     int64_t whole_rows = patch.n_rows - 1;
     patch.n_tokens = whole_rows * patch.n_columns +
                      heed_smaller(patch.n_columns, g->n_tokens - patch.first - whole_rows * g->grid_width);
@@ -80,5 +77,5 @@ double heed_log_largest_group(const heed_groups *g)
 {
     if (g->grid_width > 0)
         return log((double)heed_smaller(g->size, g->grid_height)) + log((double)heed_smaller(g->size, g->grid_width));
-    return log((double)heed_smaller(g->size, heed_larger(g->n_tokens, 1)));
+    return log((double)heed_smaller(g->size, heed_larger(g->most_tokens, 1)));
 }

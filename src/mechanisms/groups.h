@@ -24,6 +24,7 @@ int64_t heed_count_fine_heads(const heed_resolutions *resolutions, int64_t first
 typedef struct heed_groups {
     int64_t size;                    /* S */
     int64_t n_tokens;                /* those that count, the first ones; the others belong to no group */
+    int64_t most_tokens;             /* no group is taken to be larger */
     int64_t class_tokens;            /* 0 or 1: a group by itself, before all others */
     int64_t grid_height, grid_width; /* of the other tokens; 0: a sequence */
 } heed_groups;
@@ -43,7 +44,7 @@ heed_group heed_group_at(const heed_groups *groups, int64_t index);
 /* Groups from `index` on, at most n, that lie side by side, each of them whole; 0 where this one is not. */
 int64_t heed_count_whole_groups(const heed_groups *groups, int64_t index, int64_t n);
 
-/* log of the tokens of a whole group, or of all there are where S is larger. */
+/* log of the tokens of the largest group. */
 double heed_log_largest_group(const heed_groups *groups);
 
 #endif

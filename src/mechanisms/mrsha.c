@@ -11,48 +11,44 @@
 
 /* ---- which heads go together ---- */
 
-static int64_t heads_per_kv_head(const mrsha_plan *plan)
-{
-    return plan->coarse.q.shape[1] / heed_larger(plan->coarse.k.shape[1], 1);
-}
-
 /* Learned weights belong to a query head. */
-static int shares_pool(const mrsha_plan *plan, int64_t a, int64_t b)
+static int shares_pool(const mrsha_heads *heads, int64_t a, int64_t b)
 {
-    int64_t size = heed_group_size(&plan->resolutions, a);
+    int64_t size = heed_group_size(&heads->resolutions, a);
     return a == b ||
-           (size == heed_group_size(&plan->resolutions, b) && (size == 1 || plan->pooling != HEED_POOLING_LEARNED));
+           (size == heed_group_size(&heads->resolutions, b) && (size == 1 || heads->pooling != HEED_POOLING_LEARNED));
 }
 
-mrsha_sharers heed_mrsha_sharers(const mrsha_plan *plan, int64_t head)
+mrsha_sharers heed_mrsha_sharers(const mrsha_heads *heads, int64_t head)
 {
-    int64_t n = heads_per_kv_head(plan), first = head / n * n;
-    mrsha_sharers sharers = {.kv_head = head / n, .size = heed_group_size(&plan->resolutions, head)};
+    int64_t n = heads->per_kv_head, first = head / n * n;
+    mrsha_sharers sharers = {.kv_head = head / n, .size = heed_group_size(&heads->resolutions, head)};
     for (int64_t h = first; h < head; h++) {
-        if (shares_pool(plan, h, head))
+        if (shares_pool(heads, h, head))
             return sharers;
     }
     for (int64_t h = head; h < first + n; h++)
-        sharers.n_heads += shares_pool(plan, head, h);
+        sharers.n_heads += shares_pool(heads, head, h);
     return sharers;
 }
 
-int64_t heed_mrsha_next_sharer(const mrsha_plan *plan, int64_t head)
+int64_t heed_mrsha_next_sharer(const mrsha_heads *heads, int64_t head)
 {
     int64_t next = head + 1;
-    while (next % heads_per_kv_head(plan) != 0 && !shares_pool(plan, head, next))
+    while (next % heads->per_kv_head != 0 && !shares_pool(heads, head, next))
         next++;
     return next;
 }
 
 group_pooling heed_mrsha_pooling(const mrsha_plan *plan, int64_t head, int64_t n_tokens)
 {
-    int64_t size = heed_group_size(&plan->resolutions, head);
-    group_pooling p = {.kind = plan->pooling, .weights = heed_row(&plan->weights, 0, 0, head)};
+    int64_t size = heed_group_size(&plan->heads.resolutions, head);
+    group_pooling p = {.kind = plan->heads.pooling, .weights = heed_row(&plan->weights, 0, 0, head)};
     if (size == 1)
         p.kind = HEED_POOLING_MEAN; /* single tokens are what they are */
     p.groups = (heed_groups){.size = size,
                              .n_tokens = n_tokens,
+                             .most_tokens = n_tokens,
                              .class_tokens = plan->class_tokens,
                              .grid_height = plan->grid_height,
                              .grid_width = plan->grid_width};
@@ -62,7 +58,7 @@ group_pooling heed_mrsha_pooling(const mrsha_plan *plan, int64_t head, int64_t n
 /* ---- scratch ---- */
 
 /* Tiles that share pooled keys: as many as stay in L2 with their queries and outputs, but not less than in softmax. */
-static int64_t count_tiles(int64_t d, int64_t dv)
+static int64_t tiles_that_fit(int64_t d, int64_t dv)
 {
     int64_t tile_bytes = (d + dv) * HEED_MAX_TILE_LANES * (int64_t)sizeof(float);
     return heed_larger(HEED_GROUP_TILES, heed_smaller(HEED_MRSHA_TILES, HEED_MRSHA_TILE_BYTES / tile_bytes));
@@ -71,7 +67,7 @@ static int64_t count_tiles(int64_t d, int64_t dv)
 mrsha_scratch heed_mrsha_carve(char *memory, int64_t d, int64_t dv, int64_t *bytes)
 {
     heed_arena arena = {memory, 0};
-    mrsha_scratch w = {.n_tiles = count_tiles(d, dv)};
+    mrsha_scratch w = {.n_tiles = tiles_that_fit(d, dv)};
     w.key_stride = heed_copied_row(d);
     w.value_stride = heed_copied_row(dv);
     w.row_stride = heed_larger(w.key_stride, w.value_stride);
@@ -81,7 +77,7 @@ mrsha_scratch heed_mrsha_carve(char *memory, int64_t d, int64_t dv, int64_t *byt
     w.scores = heed_arena_take_floats(&arena, HEED_BLOCK_KEYS * HEED_MAX_TILE_LANES);
     w.keys = heed_arena_take_floats(&arena, HEED_BLOCK_KEYS * w.key_stride);
     w.values = heed_arena_take_floats(&arena, HEED_BLOCK_KEYS * w.value_stride);
-    w.more = heed_arena_take_floats(&arena, HEED_BLOCK_KEYS);
+    w.score_shift = heed_arena_take_floats(&arena, HEED_BLOCK_KEYS);
     w.rows = heed_arena_take_floats(&arena, HEED_MAX_TILE_LANES * w.row_stride);
     w.sums = heed_arena_take_floats(&arena, 2 * w.row_stride);
     if (bytes)
@@ -102,8 +98,9 @@ int64_t heed_mrsha_worker_bytes(int64_t d, int64_t dv)
 
 void heed_mrsha_lower_sinks(const softmax_attention *a, query_tile *t, const heed_groups *groups)
 {
+    float largest = (float)heed_log_largest_group(groups);
     for (int r = 0; a->plan->sinks && r < t->n_rows; r++)
-        t->m[r] -= (float)heed_log_largest_group(groups);
+        t->m[r] -= largest;
 }
 
 float heed_mrsha_raise_lse(const softmax_plan *p, const query_tile *t, int r, log_sum lse, const heed_groups *groups)
@@ -117,7 +114,7 @@ float heed_mrsha_raise_lse(const softmax_plan *p, const query_tile *t, int r, lo
 
 void heed_mrsha_run(heed_context *context, const mrsha_plan *plan)
 {
-    int64_t n_heads = plan->coarse.q.shape[1], n_fine = heed_count_fine_heads(&plan->resolutions, 0, n_heads);
+    int64_t n_heads = plan->coarse.q.shape[1], n_fine = heed_count_fine_heads(&plan->heads.resolutions, 0, n_heads);
     if (n_fine == n_heads) {
         heed_softmax_run(context, &plan->fine);
         return;
@@ -125,7 +122,7 @@ void heed_mrsha_run(heed_context *context, const mrsha_plan *plan)
     heed_report_start(context, "mrsha", heed_mrsha_worker_bytes(plan->coarse.q.shape[3], plan->coarse.v.shape[3]));
     if (n_fine > 0) {
         softmax_plan fine = plan->fine;
-        fine.only_fine = &plan->resolutions;
+        fine.only_fine = &plan->heads.resolutions;
         heed_softmax_add(context, &fine);
     }
     heed_mrsha_add_coarse(context, plan);

@@ -24,6 +24,7 @@ typedef struct coarse_job {
     heed_context *context;
     int is_causal;
     int64_t most_tiles; /* in one task */
+    int64_t tasks_per_batch;
     atomic_llong exact_recomputations;
 } coarse_job;
 
@@ -56,7 +57,7 @@ static coarse_unit open_unit(const coarse_job *job, int64_t b, int64_t head, int
 {
     const mrsha_plan *plan = job->plan;
     const softmax_plan *p = &plan->coarse;
-    mrsha_sharers sharers = heed_mrsha_sharers(plan, head);
+    mrsha_sharers sharers = heed_mrsha_sharers(&plan->heads, head);
     coarse_unit u = {.b = b, .leader = head, .kv_head = sharers.kv_head, .n_heads = sharers.n_heads};
     int shifts = job->is_causal && plan->mode == HEED_MRSHA_BOTH;
     if (sharers.size == 1 || sharers.n_heads == 0 || (way == WAY_FIRST_GROUP && !shifts))
@@ -65,6 +66,8 @@ static coarse_unit open_unit(const coarse_job *job, int64_t b, int64_t head, int
     u.pools_keys = way == WAY_GROUPS && plan->mode != HEED_MRSHA_OUTPUT;
     u.queries = heed_mrsha_pooling(plan, head, heed_query_length(&p->mask, b));
     u.keys = heed_mrsha_pooling(plan, head, heed_key_length(&p->mask, b));
+    if (job->is_causal)
+        u.keys.groups.most_tokens = p->k.shape[2]; /* what a row sees does not end with the length */
     u.all_queries = u.queries.groups;
     u.all_queries.n_tokens = p->q.shape[2];
     u.first_row = u.shift = shifts && way == WAY_GROUPS;
@@ -104,11 +107,11 @@ static void fill_tile(const coarse_job *job, const coarse_unit *u, int64_t index
     t->n_rows = (int)heed_smaller(lanes, u->n_heads * u->rows_per_head - first);
     t->with_sinks = 1;
     for (int64_t n = first / u->rows_per_head; n > 0; n--)
-        head = heed_mrsha_next_sharer(job->plan, head);
+        head = heed_mrsha_next_sharer(&job->plan->heads, head);
     for (int r = 0; r < t->n_rows; r++) {
         t->query[r] = u->first_row + (first + r) % u->rows_per_head;
         if (r > 0 && t->query[r] == u->first_row)
-            head = heed_mrsha_next_sharer(job->plan, head);
+            head = heed_mrsha_next_sharer(&job->plan->heads, head);
         t->head[r] = head;
         t->counts[r] = token_of(u, t->query[r]) < u->queries.groups.n_tokens;
         t->sees[r] = sees(job, u, t->query[r]);
@@ -155,15 +158,15 @@ typedef struct pooled_source {
 } pooled_source;
 
 /* log(n / whole) of each group of a block; NULL where all are whole. */
-static const float *weigh_groups(const heed_groups *groups, heed_key_range block, float *more)
+static const float *weigh_groups(const heed_groups *groups, heed_key_range block, float *shift)
 {
     int64_t n = block.end - block.begin;
     double largest = heed_log_largest_group(groups);
     if (heed_count_whole_groups(groups, block.begin, n) == n)
         return NULL;
     for (int64_t j = 0; j < n; j++)
-        more[j] = (float)(log((double)heed_group_at(groups, block.begin + j).n_tokens) - largest);
-    return more;
+        shift[j] = (float)(log((double)heed_group_at(groups, block.begin + j).n_tokens) - largest);
+    return shift;
 }
 
 static key_block open_pooled(const softmax_attention *a, const query_tile *t, heed_key_range block)
@@ -178,7 +181,7 @@ static key_block open_pooled(const softmax_attention *a, const query_tile *t, he
     token_rows values = {heed_row(v, t->b, t->kv_head, 0), v->stride[2], v->shape[3]};
     heed_pool_groups(a->kernels, pooling, keys, block.begin, n, w->keys, w->key_stride);
     heed_pool_groups(a->kernels, pooling, values, block.begin, n, w->values, w->value_stride);
-    rows.more = weigh_groups(&pooling->groups, block, w->more);
+    rows.score_shift = weigh_groups(&pooling->groups, block, w->score_shift);
     return rows;
 }
 
@@ -256,67 +259,70 @@ static void run_tiles(coarse_job *job, const coarse_unit *u, int64_t first, int6
         store_tile(job, &a, u, &w->tiles[i]);
 }
 
-/* Tasks of one batch element, whose units follow each other: all of them, or up to the one that has task `index`, which
- * `unit` receives, and where its tasks begin. */
-static int64_t find_task(const coarse_job *job, int64_t b, int64_t index, coarse_unit *unit)
+/* Unit i of a batch element. */
+static coarse_unit unit_at(const coarse_job *job, int64_t b, int64_t i)
 {
-    int64_t n_tasks = 0;
-    for (int64_t i = 0; i < job->plan->coarse.q.shape[1] * N_WAYS; i++) {
-        coarse_unit u = open_unit(job, b, i / N_WAYS, (int)(i % N_WAYS));
-        if (unit && index < n_tasks + u.n_tasks) {
-            *unit = u;
-            return n_tasks;
-        }
-        n_tasks += u.n_tasks;
-    }
-    return n_tasks;
+    return open_unit(job, b, i / N_WAYS, (int)(i % N_WAYS));
 }
 
 static void run_task(void *argument, int64_t index, int worker)
 {
     coarse_job *job = argument;
     const softmax_plan *p = &job->plan->coarse;
-    int64_t per_batch = find_task(job, 0, 0, NULL);
-    coarse_unit u;
-    int64_t task = index % per_batch;
-    int64_t first = (task - find_task(job, index / per_batch, task, &u)) * u.tiles_per_task;
     mrsha_scratch w = heed_mrsha_carve(heed_scratch_slice(job->context, worker), p->q.shape[3], p->v.shape[3], NULL);
+    int64_t b = index / job->tasks_per_batch, task = index % job->tasks_per_batch, i = 0;
+    coarse_unit u = unit_at(job, b, 0);
+    while (task >= u.n_tasks) {
+        task -= u.n_tasks;
+        u = unit_at(job, b, ++i);
+    }
+    int64_t first = task * u.tiles_per_task;
     run_tiles(job, &u, first, heed_smaller(u.tiles_per_task, u.n_tiles - first), &w);
 }
 
-/* Tiles of one batch element, and roughly the work of all. */
-static int64_t count_tiles(const coarse_job *job, double *flops)
+/* Of one batch element. */
+typedef struct coarse_work {
+    int64_t n_tiles, n_tasks;
+    double flops; /* roughly: products and means */
+} coarse_work;
+
+static coarse_work measure_work(const coarse_job *job)
 {
     const softmax_plan *p = &job->plan->coarse;
-    int64_t n_tiles = 0;
-    *flops = 0.0;
+    double channels = (double)(p->q.shape[3] + p->v.shape[3]);
+    coarse_work work = {0};
     for (int64_t i = 0; i < p->q.shape[1] * N_WAYS; i++) {
-        coarse_unit u = open_unit(job, 0, i / N_WAYS, (int)(i % N_WAYS));
-        int64_t n_keys = u.pools_keys ? p->k.shape[2] / u.keys.groups.size : p->k.shape[2];
-        n_tiles += u.n_tiles;
-        *flops +=
-            2.0 * (double)(u.n_heads * u.rows_per_head) * (double)n_keys * (double)(p->q.shape[3] + p->v.shape[3]);
+        coarse_unit u = unit_at(job, 0, i);
+        if (u.n_tiles == 0)
+            continue;
+        int64_t n_keys = u.pools_keys ? heed_divide_up(p->k.shape[2], u.keys.groups.size) : p->k.shape[2];
+        work.n_tiles += u.n_tiles;
+        work.n_tasks += u.n_tasks;
+        work.flops += channels * (2.0 * (double)(u.n_heads * u.rows_per_head) * (double)n_keys +
+                                  (double)(p->q.shape[2] + p->k.shape[2]));
     }
-    *flops *= (double)p->q.shape[0];
-    return n_tiles;
+    return work;
 }
 
 void heed_mrsha_add_coarse(heed_context *context, const mrsha_plan *plan)
 {
     const softmax_plan *p = &plan->coarse;
+    int64_t n_batches = p->q.shape[0];
     coarse_job job = {.plan = plan, .kernels = context->kernels, .context = context, .most_tiles = 1};
-    double flops;
     if (heed_is_empty(&p->out))
         return;
     job.is_causal = p->mask.right == 0;
     atomic_init(&job.exact_recomputations, 0);
-    int64_t n_tiles = p->q.shape[0] * count_tiles(&job, &flops);
+    coarse_work work = measure_work(&job);
+    double flops = (double)n_batches * work.flops;
+    int64_t n_tiles = n_batches * work.n_tiles;
     int n_workers = heed_count_workers(context, n_tiles, flops);
     job.most_tiles = heed_mrsha_carve(NULL, p->q.shape[3], p->v.shape[3], NULL).n_tiles;
     if (n_workers > 1)
         job.most_tiles =
             heed_larger(1, heed_smaller(job.most_tiles, n_tiles / (HEED_MRSHA_TASKS_PER_THREAD * n_workers)));
-    int64_t n_tasks = p->q.shape[0] * find_task(&job, 0, 0, NULL);
+    job.tasks_per_batch = measure_work(&job).n_tasks;
+    int64_t n_tasks = n_batches * job.tasks_per_batch;
     heed_parallel_for(context, n_tasks, heed_count_workers(context, n_tasks, flops), run_task, &job);
     context->report.exact_recomputations += atomic_load_explicit(&job.exact_recomputations, memory_order_relaxed);
 }

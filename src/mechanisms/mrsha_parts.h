@@ -13,7 +13,7 @@ typedef struct mrsha_scratch {
     float *queries, *outputs; /* [n_tiles] tiles [D], [Dv] */
     float *scores;            /* a tile [HEED_BLOCK_KEYS] */
     float *keys, *values;     /* rows [HEED_BLOCK_KEYS] */
-    float *more;              /* [HEED_BLOCK_KEYS] */
+    float *score_shift;       /* [HEED_BLOCK_KEYS] */
     float *rows;              /* [HEED_MAX_TILE_LANES], of D or Dv channels */
     float *sums;              /* two such rows */
     int64_t key_stride, value_stride, row_stride;
@@ -22,11 +22,11 @@ typedef struct mrsha_scratch {
 /* `bytes` receives what it takes, or is NULL. */
 mrsha_scratch heed_mrsha_carve(char *memory, int64_t d, int64_t dv, int64_t *bytes);
 
-/* How a head cuts and pools n_tokens tokens. */
+/* How a head cuts and pools tokens of which n_tokens count. */
 group_pooling heed_mrsha_pooling(const mrsha_plan *plan, int64_t head, int64_t n_tokens);
 
 /* The sharer behind this one. */
-int64_t heed_mrsha_next_sharer(const mrsha_plan *plan, int64_t head);
+int64_t heed_mrsha_next_sharer(const mrsha_heads *heads, int64_t head);
 
 /* Scores of keys in groups go without the logarithm of the largest group. So sinks are lowered by it, */
 void heed_mrsha_lower_sinks(const softmax_attention *a, query_tile *t, const heed_groups *groups);

@@ -23,7 +23,7 @@ typedef struct step_cache {
     group_pooling pooling;
     int64_t group, place; /* of the latest token, and in the group */
     const heed_mrsha_state *state;
-    float *more; /* [HEED_BLOCK_KEYS] */
+    float *score_shift; /* [HEED_BLOCK_KEYS] */
 } step_cache;
 
 static key_block open_cache(const softmax_attention *a, const query_tile *t, heed_key_range block)
@@ -38,9 +38,10 @@ static key_block open_cache(const softmax_attention *a, const query_tile *t, hee
                       values->stride[2],
                       NULL};
     if (block.end == cache->group + 1 && cache->place + 1 < cache->pooling.groups.size) {
-        memset(cache->more, 0, (size_t)last * sizeof(float));
-        cache->more[last] = (float)(log((double)(cache->place + 1)) - heed_log_largest_group(&cache->pooling.groups));
-        rows.more = cache->more;
+        memset(cache->score_shift, 0, (size_t)last * sizeof(float));
+        cache->score_shift[last] =
+            (float)(log((double)(cache->place + 1)) - heed_log_largest_group(&cache->pooling.groups));
+        rows.score_shift = cache->score_shift;
     }
     return rows;
 }
@@ -84,7 +85,7 @@ static void attend(const step_job *job, const softmax_attention *a, const step_c
             t->sees[r] = (heed_key_range){0, cache->group + 1};
             queries[r] = heed_row(&a->plan->q, t->b, head, n);
             rows[r] = heed_row(&a->plan->out, t->b, head, n);
-            head = heed_mrsha_next_sharer(job->plan, head);
+            head = heed_mrsha_next_sharer(&job->plan->heads, head);
         }
         heed_tile_close(a->kernels, t, 1);
         heed_tile_load(a, t, queries);
@@ -101,22 +102,23 @@ static void store_nothing(const mrsha_plan *plan, const step_cache *cache, int64
     for (int64_t i = 0; i < cache->sharers.n_heads; i++) {
         for (int64_t n = first; n < out->shape[2]; n++)
             memset(heed_row(out, cache->b, head, n), 0, (size_t)out->shape[3] * sizeof(float));
-        head = heed_mrsha_next_sharer(plan, head);
+        head = heed_mrsha_next_sharer(&plan->heads, head);
     }
 }
 
 /* The cache that `head` is the first one to use; without heads where it is not. */
-static step_cache find_cache(const step_job *job, int64_t b, int64_t head, float *more)
+static step_cache find_cache(const step_job *job, int64_t b, int64_t head, float *score_shift)
 {
-    step_cache cache = {{open_cache, begin_cache}, .b = b, .leader = head, .state = job->state, .more = more};
+    step_cache cache = {
+        {open_cache, begin_cache}, .b = b, .leader = head, .state = job->state, .score_shift = score_shift};
     for (int64_t h = 0; h < head; h++) {
-        mrsha_sharers sharers = heed_mrsha_sharers(job->plan, h);
+        mrsha_sharers sharers = heed_mrsha_sharers(&job->plan->heads, h);
         if (sharers.n_heads > 0) {
-            cache.first_row += heed_mrsha_cache_rows(job->state->max_tokens, sharers.size);
+            cache.first_row += heed_divide_up(job->state->max_tokens, sharers.size);
             cache.index++;
         }
     }
-    cache.sharers = heed_mrsha_sharers(job->plan, head);
+    cache.sharers = heed_mrsha_sharers(&job->plan->heads, head);
     cache.pooling = heed_mrsha_pooling(job->plan, head, 0);
     return cache;
 }
@@ -129,7 +131,7 @@ static void step_task(void *argument, int64_t index, int worker)
     const heed_mrsha_state *state = job->state;
     int64_t b = index / p->q.shape[1], n_new = heed_query_length(&p->mask, b);
     mrsha_scratch w = heed_mrsha_carve(heed_scratch_slice(job->context, worker), p->q.shape[3], p->v.shape[3], NULL);
-    step_cache cache = find_cache(job, b, index % p->q.shape[1], w.more);
+    step_cache cache = find_cache(job, b, index % p->q.shape[1], w.score_shift);
     if (cache.sharers.n_heads == 0)
         return;
     softmax_attention a = {p, job->context->kernels, &job->exact_recomputations, w.scores, w.values, &cache.source};
@@ -137,7 +139,7 @@ static void step_task(void *argument, int64_t index, int worker)
         int64_t token = state->n_tokens[b] + n;
         cache.group = token / cache.sharers.size;
         cache.place = token % cache.sharers.size;
-        cache.pooling.groups.n_tokens = token + 1;
+        cache.pooling.groups.most_tokens = token + 1;
         add_to_cache(a.kernels, &cache, &state->keys, &state->open_keys, heed_row(&p->k, b, cache.sharers.kv_head, n));
         add_to_cache(a.kernels, &cache, &state->values, &state->open_values,
                      heed_row(&p->v, b, cache.sharers.kv_head, n));
@@ -153,7 +155,7 @@ static double count_flops(const step_job *job)
     double flops = 0.0, channels = (double)(p->q.shape[3] + p->v.shape[3]);
     for (int64_t b = 0; b < p->q.shape[0]; b++) {
         for (int64_t h = 0; h < p->q.shape[1]; h++) {
-            int64_t rows = job->state->n_tokens[b] / heed_group_size(&job->plan->resolutions, h) + 1;
+            int64_t rows = job->state->n_tokens[b] / heed_group_size(&job->plan->heads.resolutions, h) + 1;
             flops += 2.0 * channels * (double)heed_query_length(&p->mask, b) * (double)rows;
         }
     }

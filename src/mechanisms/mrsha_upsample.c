@@ -67,7 +67,7 @@ static void interpolate_task(void *argument, int64_t index, int worker)
     const softmax_plan *p = &job->plan->coarse;
     int64_t n_heads = p->q.shape[1], h = index % n_heads;
     mrsha_scratch w = heed_mrsha_carve(heed_scratch_slice(job->context, worker), p->q.shape[3], p->v.shape[3], NULL);
-    if (heed_group_size(&job->plan->resolutions, h) > 1)
+    if (heed_group_size(&job->plan->heads.resolutions, h) > 1)
         interpolate_head(job, index / n_heads, h, &w);
 }
 

@@ -6,11 +6,11 @@
 #include "core/tuning.h"
 
 /* What a weighted sum is divided by. */
-static double sum_weights(const group_pooling *p, const heed_group *group)
+static double sum_weights(heed_pooling kind, const group_pooling *p, const heed_group *group)
 {
-    if (p->kind == HEED_POOLING_FIRST)
+    if (kind == HEED_POOLING_FIRST)
         return 1.0;
-    if (p->kind == HEED_POOLING_MEAN)
+    if (kind == HEED_POOLING_MEAN)
         return (double)group->n_tokens;
     double sum = 0.0;
     for (int64_t t = 0, y = 0; t < group->n_tokens; y++) {
@@ -20,23 +20,23 @@ static double sum_weights(const group_pooling *p, const heed_group *group)
     return sum;
 }
 
-/* `group` and those behind it, n of one kind, S tokens apart. */
+/* `group` and those behind it, n of one kind, S tokens apart. A class token is what it is. */
 static void pool_alike(const heed_kernels *kernels, const group_pooling *p, token_rows x, const heed_group *group,
                        int n, float *o, int64_t o_stride)
 {
-    float factor = (float)(1.0 / sum_weights(p, group));
-    int64_t group_stride = n > 1 ? p->groups.size * x.stride : 0, left = group->n_tokens;
-    if (p->kind == HEED_POOLING_FIRST)
-        left = 1;
-    for (int64_t y = 0; left > 0; y++) {
-        int64_t in_row = heed_smaller(group->n_columns, left);
-        for (int64_t t = 0; t < in_row; t += HEED_FOLD_KEYS) {
-            const float *weights = p->kind == HEED_POOLING_LEARNED ? p->weights + y * p->groups.size + t : NULL;
+    heed_pooling kind = group->first < p->groups.class_tokens ? HEED_POOLING_MEAN : p->kind;
+    float share = (float)(1.0 / sum_weights(kind, p, group));
+    int64_t group_stride = n > 1 ? p->groups.size * x.stride : 0;
+    int64_t left = kind == HEED_POOLING_FIRST ? 1 : group->n_tokens;
+    for (int64_t y = 0, in_row; left > 0; y++) {
+        in_row = heed_smaller(group->n_columns, left);
+        for (int64_t t = 0, part; t < in_row; t += part, left -= part) {
+            part = heed_smaller(HEED_FOLD_KEYS, in_row - t);
+            const float *weights = kind == HEED_POOLING_LEARNED ? p->weights + y * p->groups.size + t : NULL;
             kernels->pool_rows(o, o_stride, x.data + (group->first + y * group->pitch + t) * x.stride, group_stride,
-                               x.stride, weights, factor, (int)heed_smaller(HEED_FOLD_KEYS, in_row - t), n,
-                               x.n_channels, y > 0 || t > 0);
+                               x.stride, weights, left == part ? share : 1.0f, (int)part, n, x.n_channels,
+                               y > 0 || t > 0);
         }
-        left -= in_row;
     }
 }
 
@@ -68,6 +68,6 @@ void heed_prefix_row(const heed_kernels *kernels, const group_pooling *p, prefix
                      int64_t t, float *row)
 {
     heed_group group = {.n_rows = 1, .n_columns = t + 1, .n_tokens = t + 1};
-    float factor = (float)(1.0 / sum_weights(p, &group));
+    float factor = (float)(1.0 / sum_weights(p->kind, p, &group));
     kernels->pool_rows(row, 0, sums.rows, 0, sums.stride, NULL, factor, 2, 1, n_channels, 0);
 }

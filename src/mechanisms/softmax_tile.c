@@ -100,11 +100,11 @@ static int nobody_sees(const softmax_attention *a, const query_tile *t, heed_key
     return 1;
 }
 
-static void add_to_keys(const softmax_attention *a, const query_tile *t, heed_key_range block, const float *more)
+static void add_to_keys(const softmax_attention *a, const query_tile *t, heed_key_range block, const float *shift)
 {
     const float *rows[HEED_MAX_TILE_LANES];
     for (int r = 0; r < t->n_rows; r++)
-        rows[r] = more;
+        rows[r] = shift;
     a->kernels->bias_tile(a->scores, rows, t->n_rows, (int)(block.end - block.begin));
 }
 
@@ -121,8 +121,8 @@ static void score_block(const softmax_attention *a, const query_tile *t, heed_ke
         a->kernels->scores_tile(a->scores, t->queries, k, stride, n_keys, d, t->n_vectors);
     if (p->softcap > 0.0f)
         a->kernels->softcap_tile(a->scores, n_keys, t->n_vectors, p->softcap);
-    if (rows->more)
-        add_to_keys(a, t, block, rows->more + first);
+    if (rows->score_shift)
+        add_to_keys(a, t, block, rows->score_shift + first);
     if (p->bias.data)
         add_bias(a, t, block);
     if (p->slopes)

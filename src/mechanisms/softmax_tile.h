@@ -25,7 +25,7 @@ typedef struct query_tile {
 typedef struct key_block {
     const float *k, *v;
     int64_t begin, k_stride, v_stride;
-    const float *more; /* NULL, or what is added to the score of each key: [keys of the block] */
+    const float *score_shift; /* NULL, or what is added to the score of each key: [keys of the block] */
 } key_block;
 
 /* One worker's attention. */
