@@ -711,10 +711,10 @@ HEED_API heed_status heed_mrsha_group_sizes(heed_mrsha_preset preset, int64_t n_
  *  A NaN in a token makes what its group gives NaN: in q the rows of the group, in k the rows that see it, in v their
  *  channel. Weights that add up to 0 give NaN or infinity.
  *
- *  Error against float64 of the same definition: as in heed_softmax_forward(), and what the means add: 1e-6 max|v|, and
- *  1e-6 of the largest score. Queries, keys and values that are constant in each group give in mode BOTH, not causal, what
- *  exact attention gives. v = 1 gives 1 to 2 ulp, and exactly where all groups hold a power of two of tokens; with
- *  LEARNED up to the rounding of the weighted means.
+ *  Error against float64 of the same definition: as in heed_softmax_forward(), and what the means add: for groups of up to
+ *  4096 tokens 1e-6 max|v|, and 1e-6 of the largest score. Queries, keys and values that are constant in each group give in
+ *  mode BOTH, not causal, what exact attention gives. v = 1 gives 1 to 2 ulp, and exactly where all groups hold a power of
+ *  two of tokens; with LEARNED up to the rounding of the weighted means.
  *
  *  Returns HEED_OK or HEED_ERROR_ARGUMENT, _SHAPE, _STRIDE, _OVERLAP, _DTYPE, _UNSUPPORTED (a bias, ALiBi slopes other
  *  than 0, a window or `visible` in `softmax` where there is a coarse head, and what is named above), _SCRATCH, _BUSY. Safe
