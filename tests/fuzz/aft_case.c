@@ -1,7 +1,5 @@
 #include "aft_case.h"
 
-#include <string.h>
-
 static void choose_view(fuzz_case *c, tensor_id t, int64_t b, int64_t h, int64_t n, int64_t channels, byte_reader *r)
 {
     c->tensor[t] = heed_tensor_bhnd(NULL, t == VISIBLE ? HEED_BOOL : HEED_FLOAT32, b, h, n, channels);
@@ -111,7 +109,6 @@ static void spoil_option(fuzz_case *c, byte_reader *r)
 int make_case(fuzz_case *c, byte_reader reader)
 {
     byte_reader *r = &reader;
-    memset(c, 0, sizeof *c);
     c->options = (heed_aft_options)HEED_AFT_OPTIONS_INIT;
     choose_sizes(c, r);
     if (c->form == ORACLE_AFT_CONV && one_in(r, 3))
@@ -134,8 +131,13 @@ int make_case(fuzz_case *c, byte_reader reader)
     if (wrong == 7 && !share_block(c->tensor, c->block, N_TENSORS, one_in(r, 2) ? LSE : OUT, &c->shares_block, r))
         return 0;
     if (wrong == 4)
-        spoil_data(c->tensor, N_TENSORS, VISIBLE, r);
+        spoil_data(c->tensor, N_TENSORS, r);
     return 1;
 }
 
-void free_case(fuzz_case *c) { free_blocks(c->block, N_TENSORS); }
+const size_t case_bytes = sizeof(fuzz_case);
+
+case_memory memory_of(const fuzz_case *c)
+{
+    return (case_memory){c->tensor, c->block, N_TENSORS, c->shares_block, c->threads};
+}

@@ -3,7 +3,7 @@
 
 const heed_aft_options *options_of(const fuzz_case *c) { return c->has_options ? &c->options : NULL; }
 
-int is_used(const fuzz_case *c, tensor_id t)
+int is_used(const fuzz_case *c, int t)
 {
     const heed_aft_options *o = options_of(c);
     switch (t) {
@@ -22,6 +22,12 @@ int is_used(const fuzz_case *c, tensor_id t)
     default:
         return 1;
     }
+}
+
+int is_written(const fuzz_case *c, int t)
+{
+    (void)c;
+    return t == OUT || t == LSE;
 }
 
 /* ---- The options ---- */
@@ -112,13 +118,5 @@ int is_valid(const fuzz_case *c)
         return 0;
     if (c->has_lse && (!is_valid_output(lse) || !has_shape(lse, size[0], size[1], size[2], c->tensor[K].shape[3])))
         return 0;
-    for (tensor_id t = Q; t < N_TENSORS; t++) {
-        if (!is_used(c, t))
-            continue;
-        if (t != OUT && shares_elements(out, &c->tensor[t]))
-            return 0;
-        if (c->has_lse && t != LSE && shares_elements(lse, &c->tensor[t]))
-            return 0;
-    }
-    return 1;
+    return are_outputs_apart(c);
 }

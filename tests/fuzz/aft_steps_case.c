@@ -1,13 +1,11 @@
 #include "aft_steps_case.h"
 
-#include <string.h>
-
 enum { N_SUMS = 6 };
 
 static void choose_view(fuzz_case *c, tensor_id t, int64_t b, int64_t h, int64_t n, int64_t channels, byte_reader *r)
 {
     c->tensor[t] = heed_tensor_bhnd(NULL, t == VISIBLE ? HEED_BOOL : HEED_FLOAT32, b, h, n, channels);
-    choose_strides(&c->tensor[t], !is_written(t), r);
+    choose_strides(&c->tensor[t], !is_written(c, t), r);
 }
 
 static void choose_sizes(fuzz_case *c, byte_reader *r)
@@ -107,7 +105,6 @@ int make_case(fuzz_case *c, byte_reader reader)
 {
     static const tensor_id written[] = {OUT, SUMS, KEYS, VALUES};
     byte_reader *r = &reader;
-    memset(c, 0, sizeof *c);
     choose_sizes(c, r);
     choose_tensors(c, r);
     choose_options(c, r);
@@ -128,4 +125,9 @@ int make_case(fuzz_case *c, byte_reader reader)
     return 1;
 }
 
-void free_case(fuzz_case *c) { free_blocks(c->block, N_TENSORS); }
+const size_t case_bytes = sizeof(fuzz_case);
+
+case_memory memory_of(const fuzz_case *c)
+{
+    return (case_memory){c->tensor, c->block, N_TENSORS, c->shares_block, c->threads};
+}

@@ -2,13 +2,13 @@
 #ifndef HEED_FUZZ_AFT_STEPS_CASE_H
 #define HEED_FUZZ_AFT_STEPS_CASE_H
 
-#include "fuzz_parts.h"
+#include "fuzz_target.h"
 #include "oracle/oracle.h"
 
 /* U and F: the factors of queries and of keys. SUMS, KEYS, VALUES: the state. */
 typedef enum { Q, K, V, OUT, W, U, F, FILTER, SUMS, KEYS, VALUES, VISIBLE, N_TENSORS } tensor_id;
 
-typedef struct fuzz_case {
+struct fuzz_case {
     oracle_aft_form form;
     int64_t b, h, n, d, window; /* window: taps of a filter; 0: simple */
     int64_t n_prefix;           /* tokens before the call, where it is valid */
@@ -21,20 +21,9 @@ typedef struct fuzz_case {
     int threads;      /* which of the contexts runs it */
     heed_aft_options options;
     fuzz_mask mask;
-} fuzz_case;
-
-/* Returns 0 when the bytes make no case that is worth running. free_case() in any event. */
-int make_case(fuzz_case *c, byte_reader reader);
-void free_case(fuzz_case *c);
+};
 
 /* The options of the call; NULL where it gets none. */
 const heed_aft_options *options_of(const fuzz_case *c);
-
-/* Whether the call sees this tensor, and whether it writes it. */
-int is_used(const fuzz_case *c, tensor_id t);
-int is_written(tensor_id t);
-
-/* What heed.h says of the arguments: 1 when the call must succeed. */
-int is_valid(const fuzz_case *c);
 
 #endif

@@ -1,13 +1,15 @@
 /* The rules of heed.h about the arguments of heed_aft_*_step(), said a second time and in the plainest way. */
 #include "aft_steps_case.h"
 
-static const int64_t max_tokens = (int64_t)1 << 60;
-
 const heed_aft_options *options_of(const fuzz_case *c) { return c->has_options ? &c->options : NULL; }
 
-int is_written(tensor_id t) { return t == OUT || t == SUMS || t == KEYS || t == VALUES; }
+int is_written(const fuzz_case *c, int t)
+{
+    (void)c;
+    return t == OUT || t == SUMS || t == KEYS || t == VALUES;
+}
 
-int is_used(const fuzz_case *c, tensor_id t)
+int is_used(const fuzz_case *c, int t)
 {
     const heed_aft_options *o = options_of(c);
     switch (t) {
@@ -30,14 +32,6 @@ int is_used(const fuzz_case *c, tensor_id t)
 }
 
 /* ---- The options ---- */
-
-/* Causal, and the new tokens that count. */
-static int is_valid_step_mask(const fuzz_case *c)
-{
-    const heed_mask *m = &c->mask.mask;
-    return is_valid_mask(&c->mask, &c->tensor[Q], &c->tensor[K]) && m->causal && m->window_left == -1 &&
-           m->window_right == -1 && !m->key_lengths && !m->visible && m->alignment == HEED_ALIGN_BOTTOM_RIGHT;
-}
 
 static int is_valid_w(const fuzz_case *c)
 {
@@ -67,7 +61,7 @@ static int is_valid_options(const fuzz_case *c)
     if (local ? o->window < 1 || (o->banded && !o->w) : o->window != 0 || o->banded || o->nothing_outside)
         return 0;
     return (!o->w || is_valid_w(c)) && (!o->query_factors || are_valid_factors(c)) &&
-           (!o->mask || is_valid_step_mask(c));
+           (!o->mask || is_valid_step_mask(&c->mask, &c->tensor[Q], &c->tensor[K]));
 }
 
 /* ---- The call ---- */
@@ -98,12 +92,7 @@ static int is_valid_state(const fuzz_case *c)
             !is_valid_output(values) || !has_shape(values, size[0], size[1], window, size[3]))
             return 0;
     }
-    if ((uintptr_t)c->n_tokens % sizeof(int64_t) != 0 || (c->n_tokens == NULL && size[0] > 0))
-        return 0;
-    for (int64_t b = 0; b < size[0]; b++)
-        if (c->n_tokens[b] < 0 || c->n_tokens[b] > max_tokens)
-            return 0;
-    return 1;
+    return are_valid_tokens(c->n_tokens, size[0]);
 }
 
 int is_valid(const fuzz_case *c)
@@ -114,11 +103,5 @@ int is_valid(const fuzz_case *c)
     if (!is_valid_output(out) || !has_shape(out, q->shape[0], q->shape[1], q->shape[2], q->shape[3]) ||
         !is_valid_state(c))
         return 0;
-    for (tensor_id t = Q; t < N_TENSORS; t++) {
-        for (tensor_id other = Q; other < N_TENSORS; other++)
-            if (is_written(t) && is_used(c, t) && other != t && is_used(c, other) &&
-                shares_elements(&c->tensor[t], &c->tensor[other]))
-                return 0;
-    }
-    return 1;
+    return are_outputs_apart(c);
 }

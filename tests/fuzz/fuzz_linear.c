@@ -1,18 +1,12 @@
-/* heed_linear_forward(), _step(), _backward() and heed_feature_map_apply() on random descriptors: a call that is right by
- * the rules of heed.h succeeds, writes nothing but its outputs, makes finite numbers of tame ones, and its rows match the
- * float64 oracle; any other one fails, says why, and changes nothing.
- *
- * Built with -fsanitize=fuzzer it is a libFuzzer target; with replay.c it runs cases made from seeds. */
+/* heed_linear_forward(), _step(), _backward() and heed_feature_map_apply() on random descriptors: they make finite numbers
+ * of tame ones, and rows that match the float64 oracle. */
 #include "linear_case.h"
 #include "oracle/oracle.h"
-#include "support/compare.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes);
 
 static void print_map(const char *name, const heed_feature_map *map)
 {
@@ -27,29 +21,20 @@ static void print_map(const char *name, const heed_feature_map *map)
     fprintf(stderr, "\n");
 }
 
-static void print_case(const fuzz_case *c)
+void print_case(const fuzz_case *c)
 {
     static const char *const verbs[N_VERBS] = {"forward", "step", "backward", "apply"};
     static const char *const maps[N_MAPS] = {"keys", "queries", "dkeys", "dqueries"};
     static const char *const names[MATRICES] = {
         "q",      "k",          "v",           "out", "visible", "sums", "norms",        "features",
         "values", "later sums", "later norms", "dq",  "dk",      "dv",   "earlier sums", "earlier norms"};
-    for (int t = 0; t < N_TENSORS; t++)
-        if (is_used(c, t))
-            print_tensor(t < MATRICES ? names[t] : "matrix", &c->tensor[t]);
+    print_tensors(c, names, MATRICES, "matrix");
     for (int m = 0; m < N_MAPS; m++)
         print_map(maps[m], map_of(c, m));
     fprintf(stderr, "%s, options %d, eps %g, accumulate %d, state %d, n_tokens %p, mask %d, side %d\n", verbs[c->verb],
             c->has_options, (double)c->options.eps, c->options.accumulate, c->has_state, (void *)c->n_tokens,
             c->has_mask, (int)c->side);
     print_mask(&c->mask.mask);
-}
-
-static void fail_case(const fuzz_case *c, const char *what, const char *details)
-{
-    fprintf(stderr, "%s: %s\n", what, details);
-    print_case(c);
-    abort();
 }
 
 /* ---- The calls ---- */
@@ -71,7 +56,7 @@ static heed_status run_backward(const fuzz_case *c, const heed_linear_state *sta
                                 c->has_earlier ? &earlier : NULL);
 }
 
-static heed_status run(const fuzz_case *c)
+heed_status run_call(const fuzz_case *c)
 {
     heed_context *context = fuzz_context(c->threads);
     const heed_tensor *t = c->tensor;
@@ -170,35 +155,6 @@ static double *make_rows(const fuzz_case *c)
     return rows;
 }
 
-/* Bytes of a block that belong to no element of the view hold what they held. */
-static int are_gaps_kept(const heed_tensor *t, const memory_block *block)
-{
-    unsigned char *marks = calloc(1, block->bytes + 1);
-    int is_kept = 1;
-    if (marks == NULL)
-        abort();
-    for (int64_t row = 0; has_elements(t) && row < t->shape[0] * t->shape[1] * t->shape[2]; row++) {
-        const int64_t n = row % t->shape[2], h = row / t->shape[2] % t->shape[1], b = row / t->shape[2] / t->shape[1];
-        memset(marks + tensor_offset(t, b, h, n, 0) * 4, 1, (size_t)t->shape[3] * 4);
-    }
-    for (size_t i = 0; i < block->bytes; i++)
-        is_kept &= marks[i] || block->data[i] == block->before[i];
-    free(marks);
-    return is_kept;
-}
-
-static void check_memory(const fuzz_case *c)
-{
-    for (int t = 0; t < N_TENSORS; t++) {
-        if (!is_used(c, t) || c->shares_block)
-            continue;
-        if (!is_written(c, t) && !block_is_kept(&c->block[t]))
-            fail_case(c, "an input has changed", "");
-        if (is_written(c, t) && !are_gaps_kept(&c->tensor[t], &c->block[t]))
-            fail_case(c, "written beside the elements of an output", "");
-    }
-}
-
 /* The tokens of batch element b that join the state. */
 static int64_t new_tokens(const fuzz_case *c, int64_t b)
 {
@@ -219,7 +175,7 @@ static void check_tokens(const fuzz_case *c, const int64_t *before)
 
 /* ---- One case ---- */
 
-static void run_valid(const fuzz_case *c)
+void check_valid(const fuzz_case *c)
 {
     const heed_feature_map *map = map_of(c, KEYS);
     const int has_favor = map && map->n_layers > 0 && map->layers[map->n_layers - 1].kind == HEED_FEATURE_FAVOR;
@@ -228,48 +184,13 @@ static void run_valid(const fuzz_case *c)
     double *want = make_rows(c);
     int64_t n_tokens[MAX_BATCHES + 1];
     memcpy(n_tokens, c->n_tokens_memory, sizeof n_tokens);
-    keep_blocks(c->block, N_TENSORS);
-    if (run(c) != HEED_OK)
-        fail_case(c, "a valid call failed", heed_context_message(fuzz_context(c->threads)));
-    check_memory(c);
+    expect_success(c);
     check_tokens(c, n_tokens);
     if (stays_finite && !are_finite(c, 1))
         fail_case(c, "finite inputs, but not outputs", "");
     if (want) {
         const double v_max = tensor_max_abs(&c->tensor[V]);
-        const compare_result result = compare_tensor(&c->tensor[OUT], want, 1e-4, v_max > 0.0 ? v_max : 1.0);
-        if (!result.equal)
-            fail_case(c, "out", result.text);
+        expect_equal(c, "out", compare_tensor(&c->tensor[OUT], want, 1e-4, v_max > 0.0 ? v_max : 1.0));
     }
     free(want);
-}
-
-static void run_invalid(const fuzz_case *c)
-{
-    int64_t n_tokens[MAX_BATCHES + 1];
-    memcpy(n_tokens, c->n_tokens_memory, sizeof n_tokens);
-    keep_blocks(c->block, N_TENSORS);
-    const heed_status status = run(c);
-    if (status == HEED_OK)
-        fail_case(c, "an invalid call succeeded", "");
-    if (heed_context_message(fuzz_context(c->threads))[0] == '\0')
-        fail_case(c, "no message", heed_status_text(status));
-    for (int t = 0; t < N_TENSORS; t++)
-        if (!block_is_kept(&c->block[t]))
-            fail_case(c, "memory has changed", heed_status_text(status));
-    if (memcmp(n_tokens, c->n_tokens_memory, sizeof n_tokens) != 0)
-        fail_case(c, "n_tokens has changed", heed_status_text(status));
-}
-
-int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes)
-{
-    static fuzz_case c;
-    if (make_case(&c, (byte_reader){bytes, bytes + n_bytes})) {
-        if (is_valid(&c))
-            run_valid(&c);
-        else
-            run_invalid(&c);
-    }
-    free_case(&c);
-    return 0;
 }

@@ -1,4 +1,5 @@
 #include "fuzz_parts.h"
+#include "support/compare.h"
 #include "support/runner.h"
 
 #include <math.h>
@@ -155,13 +156,13 @@ int share_block(heed_tensor *tensors, memory_block *blocks, int n, int output, i
     return 1;
 }
 
-void spoil_data(heed_tensor *tensors, int n, int flags, byte_reader *r)
+void spoil_data(heed_tensor *tensors, int n, byte_reader *r)
 {
     if (one_in(r, 4))
         tensors[take(r, n)].data = NULL;
     if (one_in(r, 4)) {
         heed_tensor *t = &tensors[take(r, n)];
-        if (t->data != NULL && t != &tensors[flags])
+        if (t->data != NULL && t->dtype != HEED_BOOL)
             t->data = (char *)t->data + 1 + take(r, 3);
     }
 }
@@ -181,9 +182,70 @@ void keep_blocks(const memory_block *blocks, int n)
             memcpy(blocks[t].before, blocks[t].data, blocks[t].bytes);
 }
 
+void restore_blocks(const memory_block *blocks, int n)
+{
+    for (int t = 0; t < n; t++)
+        if (blocks[t].bytes > 0)
+            memcpy(blocks[t].data, blocks[t].before, blocks[t].bytes);
+}
+
 int block_is_kept(const memory_block *block)
 {
     return block->bytes == 0 || memcmp(block->before, block->data, block->bytes) == 0;
+}
+
+unsigned char *copy_blocks(const memory_block *blocks, int n)
+{
+    size_t bytes = 1;
+    for (int t = 0; t < n; t++)
+        bytes += blocks[t].bytes;
+    unsigned char *copy = malloc(bytes), *next = copy;
+    if (copy == NULL)
+        abort();
+    for (int t = 0; t < n; next += blocks[t++].bytes)
+        if (blocks[t].bytes > 0)
+            memcpy(next, blocks[t].data, blocks[t].bytes);
+    return copy;
+}
+
+int blocks_hold(const memory_block *blocks, int n, const unsigned char *copy)
+{
+    for (int t = 0; t < n; copy += blocks[t++].bytes)
+        if (blocks[t].bytes > 0 && memcmp(copy, blocks[t].data, blocks[t].bytes) != 0)
+            return 0;
+    return 1;
+}
+
+/* One for each byte of the block: whether it is of an element of a token n < lengths[b]; NULL: of any token. */
+static unsigned char *mark_tokens(const heed_tensor *t, const memory_block *block, const int64_t *lengths)
+{
+    unsigned char *marks = calloc(1, block->bytes + 1);
+    if (marks == NULL)
+        abort();
+    for (int64_t row = 0; has_elements(t) && row < t->shape[0] * t->shape[1] * t->shape[2]; row++) {
+        const int64_t n = row % t->shape[2], h = row / t->shape[2] % t->shape[1], b = row / t->shape[2] / t->shape[1];
+        if (lengths == NULL || n < lengths[b])
+            memset(marks + tensor_offset(t, b, h, n, 0) * 4, 1, (size_t)t->shape[3] * 4);
+    }
+    return marks;
+}
+
+int are_gaps_kept(const heed_tensor *t, const memory_block *block)
+{
+    unsigned char *marks = mark_tokens(t, block, NULL);
+    int is_kept = 1;
+    for (size_t i = 0; i < block->bytes; i++)
+        is_kept &= marks[i] || block->data[i] == block->before[i];
+    free(marks);
+    return is_kept;
+}
+
+void poison_rest(const heed_tensor *t, const memory_block *block, const int64_t *lengths)
+{
+    unsigned char *marks = mark_tokens(t, block, lengths);
+    for (size_t i = 0; i < block->bytes; i++)
+        block->data[i] = marks[i] ? block->data[i] : 0xff;
+    free(marks);
 }
 
 /* ---- Masks ---- */
@@ -249,6 +311,34 @@ void print_mask(const heed_mask *m)
 }
 
 /* ---- Calls ---- */
+
+void spoil_softmax_option(heed_softmax_options *o, fuzz_mask *m, byte_reader *r)
+{
+    static const int64_t numbers[] = {-1, 0, 1, -2, 7, INT64_MIN, INT64_MAX, ((int64_t)1 << 60) + 1};
+    static const float floats[] = {NAN, INFINITY, -INFINITY, -1.0f};
+    const int64_t number = numbers[take(r, 8)];
+    const int64_t which = take(r, 3 + N_MASK_SPOILS);
+    if (which == 0)
+        o->struct_size += (size_t)number;
+    else if (which == 1)
+        o->scale = floats[take(r, 3)];
+    else if (which == 2)
+        o->softcap = floats[take(r, 4)];
+    else {
+        spoil_mask(m, which - 3, number, r);
+        o->alibi_slopes = NULL;
+    }
+}
+
+void print_softmax_options(const char *name, const heed_softmax_options *o)
+{
+    if (!o)
+        return;
+    fprintf(stderr, "%s: scale %g, softcap %g, bias %d, slopes %d, sinks %d, mask %d\n", name, (double)o->scale,
+            (double)o->softcap, o->bias != NULL, o->alibi_slopes != NULL, o->sinks != NULL, o->mask != NULL);
+    if (o->mask)
+        print_mask(o->mask);
+}
 
 void spoil_aft_option(heed_aft_options *o, int64_t which, int64_t number, const heed_tensor *w,
                       const heed_tensor *key_factors)

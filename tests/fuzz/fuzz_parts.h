@@ -52,15 +52,26 @@ int make_block(heed_tensor *view, memory_block *block, int is_flags, float size,
  * *moved says whether it did. Returns 0 without memory. */
 int share_block(heed_tensor *tensors, memory_block *blocks, int n, int output, int *moved, byte_reader *r);
 
-/* Some of n tensors lose their data, or are moved to an odd address: not tensor `flags`, which an odd address does not
- * spoil, and which would leave its block. */
-void spoil_data(heed_tensor *tensors, int n, int flags, byte_reader *r);
+/* Some of n tensors lose their data, or are moved to an odd address: not those of booleans, which an odd address does not
+ * spoil, and which would leave their block. */
+void spoil_data(heed_tensor *tensors, int n, byte_reader *r);
 
 void free_blocks(const memory_block *blocks, int n);
 
-/* Remembers all blocks; 1 when one still holds the same bytes. */
+/* Remembers all blocks; gives them back what they held; 1 when one still holds the same bytes. */
 void keep_blocks(const memory_block *blocks, int n);
+void restore_blocks(const memory_block *blocks, int n);
 int block_is_kept(const memory_block *block);
+
+/* What all blocks hold, one behind the other; the caller frees it. 1 when they hold the same again. */
+unsigned char *copy_blocks(const memory_block *blocks, int n);
+int blocks_hold(const memory_block *blocks, int n, const unsigned char *copy);
+
+/* Bytes of the block of a view that belong to no element hold what they held. */
+int are_gaps_kept(const heed_tensor *t, const memory_block *block);
+
+/* Floats of the block that belong to no element of a token n < lengths[b] become NaN. */
+void poison_rest(const heed_tensor *t, const memory_block *block, const int64_t *lengths);
 
 /* ---- Masks ---- */
 
@@ -78,6 +89,12 @@ void spoil_mask(fuzz_mask *m, int64_t which, int64_t number, byte_reader *r);
 void print_mask(const heed_mask *m);
 
 /* ---- Calls ---- */
+
+/* Changes one field of the options of softmax attention, or of their mask; it clears the slopes where positions may be
+ * far apart then, and so would be the scores. */
+void spoil_softmax_option(heed_softmax_options *o, fuzz_mask *m, byte_reader *r);
+
+void print_softmax_options(const char *name, const heed_softmax_options *o);
 
 /* Changes one field of the options of AFT; w and key_factors are what they may point to. */
 enum { N_AFT_SPOILS = 9 };
@@ -102,5 +119,16 @@ int is_valid_output(const heed_tensor *t);
 int is_valid_repeated_view(const heed_tensor *t, heed_dtype dtype, const heed_tensor *q);
 
 int is_valid_mask(const fuzz_mask *m, const heed_tensor *q, const heed_tensor *k);
+
+/* Causal, and the new tokens that count. */
+int is_valid_step_mask(const fuzz_mask *m, const heed_tensor *q, const heed_tensor *k);
+
+/* q, k and v of softmax attention, and its options, whose mask, if any, is that of m. */
+int are_valid_softmax_inputs(const heed_tensor *q, const heed_tensor *k, const heed_tensor *v);
+int are_valid_softmax_options(const heed_softmax_options *o, const fuzz_mask *m, const heed_tensor *q,
+                              const heed_tensor *k);
+
+/* The numbers of tokens in the state of a call for n batch elements. */
+int are_valid_tokens(const int64_t *n_tokens, int64_t n);
 
 #endif

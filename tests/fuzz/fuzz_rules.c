@@ -1,8 +1,9 @@
 #include "fuzz_parts.h"
 
+#include <math.h>
 #include <stdlib.h>
 
-static const int64_t max_start = (int64_t)1 << 60;
+static const int64_t max_start = (int64_t)1 << 60, max_tokens = (int64_t)1 << 60;
 
 int has_elements(const heed_tensor *t)
 {
@@ -48,11 +49,18 @@ static void mark_element(void *data, int64_t offset, int64_t bytes)
     }
 }
 
+/* Most pairs are told apart by where they begin and end. */
+static int lie_apart(const heed_tensor *a, const heed_tensor *b)
+{
+    const uintptr_t first_a = (uintptr_t)a->data, first_b = (uintptr_t)b->data;
+    return first_a + (uintptr_t)extent_bytes(a) <= first_b || first_b + (uintptr_t)extent_bytes(b) <= first_a;
+}
+
 int shares_elements(const heed_tensor *a, const heed_tensor *b)
 {
     const heed_tensor *views[2] = {a, b};
     uintptr_t begin = UINTPTR_MAX, end = 0;
-    if (!has_elements(a) || (b != NULL && !has_elements(b)))
+    if (!has_elements(a) || (b != NULL && (!has_elements(b) || lie_apart(a, b))))
         return 0;
     for (int i = 0; i < (b != NULL ? 2 : 1); i++) {
         const uintptr_t first = (uintptr_t)views[i]->data, last = first + (uintptr_t)extent_bytes(views[i]);
@@ -126,6 +134,8 @@ int is_valid_repeated_view(const heed_tensor *t, heed_dtype dtype, const heed_te
 
 static int all_within(const int64_t *values, int64_t n, int64_t low, int64_t high)
 {
+    if ((uintptr_t)values % sizeof *values != 0)
+        return 0;
     for (int64_t i = 0; values != NULL && i < n; i++)
         if (values[i] < low || values[i] > high)
             return 0;
@@ -149,4 +159,45 @@ int is_valid_mask(const fuzz_mask *fuzzed, const heed_tensor *q, const heed_tens
            all_within(m->key_lengths, n_batches, 0, k->shape[2]) &&
            all_within(m->query_start, n_batches, -max_start, max_start) &&
            all_within(m->key_start, n_batches, -max_start, max_start);
+}
+
+int is_valid_step_mask(const fuzz_mask *fuzzed, const heed_tensor *q, const heed_tensor *k)
+{
+    const heed_mask *m = &fuzzed->mask;
+    return is_valid_mask(fuzzed, q, k) && m->causal && m->window_left == -1 && m->window_right == -1 &&
+           !m->key_lengths && !m->visible && m->alignment == HEED_ALIGN_BOTTOM_RIGHT;
+}
+
+/* ---- Softmax attention ---- */
+
+int are_valid_softmax_inputs(const heed_tensor *q, const heed_tensor *k, const heed_tensor *v)
+{
+    if (!is_valid_view(q, HEED_FLOAT32) || !is_valid_view(k, HEED_FLOAT32) || !is_valid_view(v, HEED_FLOAT32))
+        return 0;
+    const int64_t hq = q->shape[1], hkv = k->shape[1];
+    return k->shape[0] == q->shape[0] && k->shape[3] == q->shape[3] && q->shape[3] > 0 && v->shape[3] > 0 &&
+           has_shape(v, k->shape[0], hkv, k->shape[2], v->shape[3]) && (hkv == 0 ? hq == 0 : hq % hkv == 0);
+}
+
+static int is_valid_bias(const heed_tensor *bias, const heed_tensor *q, const heed_tensor *k)
+{
+    return is_valid_repeated_view(bias, HEED_FLOAT32, q) && bias->shape[3] == k->shape[2] &&
+           (bias->shape[2] == 1 || bias->shape[2] == q->shape[2]);
+}
+
+int are_valid_softmax_options(const heed_softmax_options *o, const fuzz_mask *m, const heed_tensor *q,
+                              const heed_tensor *k)
+{
+    if (o->struct_size != sizeof *o || !isfinite(o->scale) || !isfinite(o->softcap) || o->softcap < 0.0f)
+        return 0;
+    if ((uintptr_t)o->sinks % sizeof(float) != 0 || (uintptr_t)o->alibi_slopes % sizeof(float) != 0)
+        return 0;
+    return (!o->bias || is_valid_bias(o->bias, q, k)) && (!o->mask || is_valid_mask(m, q, k));
+}
+
+/* ---- States ---- */
+
+int are_valid_tokens(const int64_t *n_tokens, int64_t n)
+{
+    return (n_tokens != NULL || n == 0) && all_within(n_tokens, n, 0, max_tokens);
 }

@@ -1,34 +1,21 @@
-/* heed_softmax_forward() on random descriptors: a call that is right by the rules of heed.h succeeds and matches the
- * float64 oracle; any other one fails, says why, and changes nothing.
- *
- * Built with -fsanitize=fuzzer it is a libFuzzer target; with replay.c it runs cases made from seeds. */
+/* heed_softmax_forward() on random descriptors, against the float64 oracle. */
 #include "oracle/oracle.h"
 #include "softmax_case.h"
-#include "support/compare.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
-int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes);
-
-static void print_case(const fuzz_case *c)
+void print_case(const fuzz_case *c)
 {
     static const char *const names[N_TENSORS] = {"q", "k", "v", "out", "lse", "bias", "visible"};
-    for (int t = 0; t < N_TENSORS; t++)
-        print_tensor(names[t], &c->tensor[t]);
-    fprintf(stderr, "lse %d, bias %d, options %d, mask %d, visible %d, scale %g, softcap %g, slopes %d, sinks %d\n",
-            c->has_lse, c->has_bias, c->has_options, c->has_mask, c->has_visible, (double)c->options.scale,
-            (double)c->options.softcap, c->options.alibi_slopes != NULL, c->options.sinks != NULL);
-    print_mask(&c->mask.mask);
+    print_tensors(c, names, N_TENSORS, NULL);
+    print_softmax_options("options", options_of(c));
 }
 
-static void fail_case(const fuzz_case *c, const char *what, const char *details)
+heed_status run_call(const fuzz_case *c)
 {
-    fprintf(stderr, "%s: %s\n", what, details);
-    print_case(c);
-    abort();
+    return heed_softmax_forward(fuzz_context(c->threads), &c->tensor[Q], &c->tensor[K], &c->tensor[V], options_of(c),
+                                &c->tensor[OUT], c->has_lse ? &c->tensor[LSE] : NULL);
 }
 
 /* Of the two bounds of heed.h the wider one, for one score far above the others: a case may well have such a score. Its
@@ -47,22 +34,15 @@ static double lse_tolerance(const fuzz_case *c) { return ((double)c->d + 4.0) * 
 
 static const double lse_relative_tolerance = 0x1p-23;
 
-static void expect_equal(const fuzz_case *c, const char *name, compare_result result)
-{
-    if (!result.equal)
-        fail_case(c, name, result.text);
-}
-
 static void compare_results(const fuzz_case *c)
 {
     const heed_tensor *out = &c->tensor[OUT], *q = &c->tensor[Q];
-    const heed_softmax_options *options = c->has_options ? &c->options : NULL;
     const size_t n_rows = (size_t)(q->shape[0] * q->shape[1] * q->shape[2]);
     double *want_out = malloc(n_rows * (size_t)out->shape[3] * sizeof(double) + 1);
     double *want_lse = malloc(n_rows * sizeof(double) + 1);
     if (want_out == NULL || want_lse == NULL)
         abort();
-    oracle_softmax(q, &c->tensor[K], &c->tensor[V], options, want_out, want_lse);
+    oracle_softmax(q, &c->tensor[K], &c->tensor[V], options_of(c), want_out, want_lse);
     expect_equal(c, "out", compare_tensor(out, want_out, out_bound * tensor_max_abs(&c->tensor[V]), 1.0));
     if (c->has_lse)
         expect_equal(c, "lse", compare_each(&c->tensor[LSE], want_lse, lse_tolerance(c), lse_relative_tolerance));
@@ -70,33 +50,8 @@ static void compare_results(const fuzz_case *c)
     free(want_lse);
 }
 
-static int is_output(tensor_id t) { return t == OUT || t == LSE; }
-
-static void run_case(fuzz_case *c)
+void check_valid(const fuzz_case *c)
 {
-    heed_context *context = fuzz_context(c->threads);
-    const int valid = is_valid(c);
-    keep_blocks(c->block, N_TENSORS);
-    const heed_status status =
-        heed_softmax_forward(context, &c->tensor[Q], &c->tensor[K], &c->tensor[V], c->has_options ? &c->options : NULL,
-                             &c->tensor[OUT], c->has_lse ? &c->tensor[LSE] : NULL);
-    const char *message = heed_context_message(context);
-    if ((status == HEED_OK) != valid)
-        fail_case(c, valid ? "a valid call failed" : "an invalid call succeeded", message);
-    if ((status == HEED_OK) != (message[0] == '\0'))
-        fail_case(c, "status and message disagree", message);
-    for (tensor_id t = Q; t < N_TENSORS; t++)
-        if ((status != HEED_OK || (!is_output(t) && !c->shares_block)) && !block_is_kept(&c->block[t]))
-            fail_case(c, "memory has changed", heed_status_text(status));
-    if (status == HEED_OK)
-        compare_results(c);
-}
-
-int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes)
-{
-    static fuzz_case c;
-    if (make_case(&c, (byte_reader){bytes, bytes + n_bytes}))
-        run_case(&c);
-    free_case(&c);
-    return 0;
+    expect_success(c);
+    compare_results(c);
 }

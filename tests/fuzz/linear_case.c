@@ -310,7 +310,6 @@ static void make_ordinary(fuzz_case *c)
 int make_case(fuzz_case *c, byte_reader reader)
 {
     byte_reader *r = &reader;
-    memset(c, 0, sizeof *c);
     c->verb = (fuzz_verb)take(r, N_VERBS);
     const int64_t wrong = take(r, 8); /* 0 .. 3: nothing */
     const int is_clear = !one_in(r, 3), is_ordinary = !one_in(r, 3);
@@ -335,8 +334,13 @@ int make_case(fuzz_case *c, byte_reader reader)
     if (wrong == 7 && !share(c, r))
         return 0;
     if (wrong == 4)
-        spoil_data(c->tensor, N_TENSORS, VISIBLE, r);
+        spoil_data(c->tensor, N_TENSORS, r);
     return 1;
 }
 
-void free_case(fuzz_case *c) { free_blocks(c->block, N_TENSORS); }
+const size_t case_bytes = sizeof(fuzz_case);
+
+case_memory memory_of(const fuzz_case *c)
+{
+    return (case_memory){c->tensor, c->block, N_TENSORS, c->shares_block, c->threads};
+}

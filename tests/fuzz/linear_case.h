@@ -3,7 +3,7 @@
 #ifndef HEED_FUZZ_LINEAR_CASE_H
 #define HEED_FUZZ_LINEAR_CASE_H
 
-#include "fuzz_parts.h"
+#include "fuzz_target.h"
 
 typedef enum fuzz_verb { FORWARD, STEP, BACKWARD, APPLY, N_VERBS } fuzz_verb;
 
@@ -41,7 +41,7 @@ typedef struct fuzz_map {
     heed_feature_layer layers[9];
 } fuzz_map;
 
-typedef struct fuzz_case {
+struct fuzz_case {
     fuzz_verb verb;
     int64_t b, hq, hkv, nq, nk, d, d_keys, dv, n_features, n_recent;
     heed_tensor tensor[N_TENSORS];
@@ -55,11 +55,7 @@ typedef struct fuzz_case {
     heed_feature_side side;
     heed_linear_options options;
     fuzz_mask mask;
-} fuzz_case;
-
-/* Returns 0 when the bytes make no case that is worth running. free_case() in any event. */
-int make_case(fuzz_case *c, byte_reader reader);
-void free_case(fuzz_case *c);
+};
 
 /* The options of the call; NULL where it gets none. */
 const heed_linear_options *options_of(const fuzz_case *c);
@@ -69,12 +65,5 @@ const heed_feature_map *map_of(const fuzz_case *c, int map);
 
 /* The matrices of a layer in their order, omega as the first one. */
 void list_matrices(const heed_feature_layer *layer, const heed_tensor *list[N_MATRICES]);
-
-/* Whether the call sees this tensor, and whether it writes it. */
-int is_used(const fuzz_case *c, int t);
-int is_written(const fuzz_case *c, int t);
-
-/* What heed.h says of the arguments: 1 when the call must succeed. */
-int is_valid(const fuzz_case *c);
 
 #endif

@@ -4,7 +4,7 @@
 
 #include <math.h>
 
-static const int64_t max_tokens = (int64_t)1 << 60, max_recent = 256;
+static const int64_t max_recent = 256;
 
 const heed_linear_options *options_of(const fuzz_case *c) { return c->has_options ? &c->options : NULL; }
 
@@ -181,8 +181,7 @@ static int is_valid_linear_mask(const fuzz_case *c)
         return 0;
     if (m->visible && (m->visible->shape[2] != 1 || (m->visible->shape[1] != 1 && q->shape[1] != k->shape[1])))
         return 0;
-    return c->verb != STEP || (m->causal && m->window_right == -1 && !m->key_lengths && !m->visible &&
-                               m->alignment == HEED_ALIGN_BOTTOM_RIGHT);
+    return c->verb != STEP || is_valid_step_mask(&c->mask, q, k);
 }
 
 /* ---- The call ---- */
@@ -204,17 +203,6 @@ static int are_valid_inputs(const fuzz_case *c)
     return !o || !o->mask || is_valid_linear_mask(c);
 }
 
-static int has_valid_tokens(const fuzz_case *c)
-{
-    const int64_t n_batches = c->tensor[K].shape[0];
-    if ((uintptr_t)c->n_tokens % sizeof(int64_t) != 0 || (c->n_tokens == NULL && n_batches > 0))
-        return 0;
-    for (int64_t b = 0; b < n_batches; b++)
-        if (c->n_tokens[b] < 0 || c->n_tokens[b] > max_tokens)
-            return 0;
-    return 1;
-}
-
 static int are_valid_sums(const fuzz_case *c, int sums, int norms, int64_t n_features)
 {
     const int64_t b = c->tensor[K].shape[0], h = c->tensor[K].shape[1];
@@ -226,7 +214,7 @@ static int is_valid_state(const fuzz_case *c, int64_t n_features)
 {
     const heed_tensor *features = &c->tensor[RECENT_FEATURES], *values = &c->tensor[RECENT_VALUES];
     const int64_t b = c->tensor[K].shape[0], h = c->tensor[K].shape[1], n = features->shape[2];
-    if (!are_valid_sums(c, SUMS, NORMS, n_features) || !has_valid_tokens(c))
+    if (!are_valid_sums(c, SUMS, NORMS, n_features) || !are_valid_tokens(c->n_tokens, b))
         return 0;
     if (n > max_recent || (c->verb == STEP && n < 1) || (c->verb == BACKWARD && n != 0))
         return 0;
@@ -283,14 +271,5 @@ static int is_valid_apply(const fuzz_case *c)
 
 int is_valid(const fuzz_case *c)
 {
-    if (!(c->verb == APPLY ? is_valid_apply(c) : is_valid_attention(c)))
-        return 0;
-    for (int t = 0; t < N_TENSORS; t++) {
-        if (!is_written(c, t) || !is_used(c, t))
-            continue;
-        for (int other = 0; other < N_TENSORS; other++)
-            if (other != t && is_used(c, other) && shares_elements(&c->tensor[t], &c->tensor[other]))
-                return 0;
-    }
-    return 1;
+    return (c->verb == APPLY ? is_valid_apply(c) : is_valid_attention(c)) && are_outputs_apart(c);
 }

@@ -1,7 +1,6 @@
 #include "softmax_case.h"
 
 #include <math.h>
-#include <string.h>
 
 static void choose_view(fuzz_case *c, tensor_id t, int64_t b, int64_t h, int64_t n, int64_t channels, byte_reader *r)
 {
@@ -72,24 +71,6 @@ static void choose_options(fuzz_case *c, byte_reader *r)
 
 /* ---- What may be wrong ---- */
 
-static void spoil_option(fuzz_case *c, byte_reader *r)
-{
-    static const int64_t numbers[] = {-1, 0, 1, -2, 7, INT64_MIN, INT64_MAX, ((int64_t)1 << 60) + 1};
-    static const float floats[] = {NAN, INFINITY, -INFINITY, -1.0f};
-    const int64_t number = numbers[take(r, 8)];
-    const int64_t which = take(r, 3 + N_MASK_SPOILS);
-    if (which == 0)
-        c->options.struct_size += (size_t)number;
-    else if (which == 1)
-        c->options.scale = floats[take(r, 3)];
-    else if (which == 2)
-        c->options.softcap = floats[take(r, 4)];
-    else {
-        spoil_mask(&c->mask, which - 3, number, r);
-        c->options.alibi_slopes = NULL; /* positions may be far apart now, and so would be the scores */
-    }
-}
-
 static void connect(fuzz_case *c)
 {
     c->options.bias = c->has_bias ? &c->tensor[BIAS] : NULL;
@@ -100,7 +81,6 @@ static void connect(fuzz_case *c)
 int make_case(fuzz_case *c, byte_reader reader)
 {
     byte_reader *r = &reader;
-    memset(c, 0, sizeof *c);
     choose_sizes(c, r);
     choose_tensors(c, r);
     choose_options(c, r);
@@ -110,16 +90,21 @@ int make_case(fuzz_case *c, byte_reader reader)
     if (wrong == 4 || wrong == 5)
         spoil_tensor(&c->tensor[take(r, N_TENSORS)], r);
     if (wrong == 5 || wrong == 6)
-        spoil_option(c, r);
+        spoil_softmax_option(&c->options, &c->mask, r);
     for (tensor_id t = Q; t < N_TENSORS; t++)
         if (!make_block(&c->tensor[t], &c->block[t], t == VISIBLE, t == BIAS ? 5.0f : 1.0f, (uint64_t)t, r))
             return 0;
     if (wrong == 7 && !share_block(c->tensor, c->block, N_TENSORS, one_in(r, 2) ? LSE : OUT, &c->shares_block, r))
         return 0;
     if (wrong == 4)
-        spoil_data(c->tensor, N_TENSORS, VISIBLE, r);
+        spoil_data(c->tensor, N_TENSORS, r);
     connect(c);
     return 1;
 }
 
-void free_case(fuzz_case *c) { free_blocks(c->block, N_TENSORS); }
+const size_t case_bytes = sizeof(fuzz_case);
+
+case_memory memory_of(const fuzz_case *c)
+{
+    return (case_memory){c->tensor, c->block, N_TENSORS, c->shares_block, c->threads};
+}

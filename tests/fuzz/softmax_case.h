@@ -2,13 +2,13 @@
 #ifndef HEED_FUZZ_SOFTMAX_CASE_H
 #define HEED_FUZZ_SOFTMAX_CASE_H
 
-#include "fuzz_parts.h"
+#include "fuzz_target.h"
 
 typedef enum { Q, K, V, OUT, LSE, BIAS, VISIBLE, N_TENSORS } tensor_id;
 
 enum { MAX_HEADS = 16 };
 
-typedef struct fuzz_case {
+struct fuzz_case {
     int64_t b, hq, hkv, nq, nk, d, dv;
     heed_tensor tensor[N_TENSORS];
     memory_block block[N_TENSORS]; /* of a tensor that shares another one's block: empty */
@@ -18,13 +18,9 @@ typedef struct fuzz_case {
     heed_softmax_options options;
     fuzz_mask mask;
     float slopes[MAX_HEADS], sinks[MAX_HEADS];
-} fuzz_case;
+};
 
-/* Returns 0 when the bytes make no case that is worth running. free_case() in any event. */
-int make_case(fuzz_case *c, byte_reader reader);
-void free_case(fuzz_case *c);
-
-/* What heed.h says of the arguments: 1 when the call must succeed. */
-int is_valid(const fuzz_case *c);
+/* The options of the call; NULL where it gets none. */
+const heed_softmax_options *options_of(const fuzz_case *c);
 
 #endif
