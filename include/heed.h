@@ -658,7 +658,7 @@ typedef struct heed_mrsha_options {
     heed_pooling pooling;                /**< of queries, keys and values alike */
     const heed_tensor *weights;          /**< LEARNED: float32 (1, 1, Hq, W), W >= the S of each coarse head (S^2 with a
                                           grid, row by row), of which it takes the first ones; else NULL */
-    heed_upsampling upsampling;          /**< not in mode VALUE, which has a row for each token */
+    heed_upsampling upsampling;          /**< no effect in mode VALUE, which has a row for each token */
     int64_t grid_height;                 /**< tokens of q and of k are a grid, row by row; else 0 */
     int64_t grid_width;                  /**< see grid_height */
     int class_token;                     /**< non-zero: the first token of q and of k is a group by itself */
@@ -716,9 +716,9 @@ HEED_API heed_status heed_mrsha_group_sizes(heed_mrsha_preset preset, int64_t n_
  *  mode BOTH, not causal, what exact attention gives. v = 1 gives 1 to 2 ulp, and exactly where all groups hold a power of
  *  two of tokens; with LEARNED up to the rounding of the weighted means.
  *
- *  Returns HEED_OK or HEED_ERROR_ARGUMENT, _SHAPE, _STRIDE, _OVERLAP, _DTYPE, _UNSUPPORTED (a bias, ALiBi slopes other
- *  than 0, a window or `visible` in `softmax` where there is a coarse head, and what is named above), _SCRATCH, _BUSY. Safe
- *  from any thread with a context of its own. */
+ *  Returns HEED_OK or HEED_ERROR_ARGUMENT, _SHAPE, _STRIDE, _OVERLAP, _DTYPE, _UNSUPPORTED (where there is a coarse head
+ *  a bias, a window or `visible` in `softmax`, and slopes of coarse heads other than 0; and what is named above), _SCRATCH,
+ *  _BUSY. Safe from any thread with a context of its own. */
 HEED_API heed_status heed_mrsha_forward(heed_context *context, const heed_tensor *q, const heed_tensor *k,
                                         const heed_tensor *v, const heed_mrsha_options *options, const heed_tensor *out,
                                         const heed_tensor *lse);
@@ -730,7 +730,7 @@ HEED_API heed_status heed_mrsha_scratch_bytes(const heed_tensor *q, const heed_t
                                               const heed_mrsha_options *options, int64_t *bytes);
 
 /** What causal mode VALUE keeps of the tokens so far, in the caller's memory: a cache of keys and values with one row for
- *  each group of S tokens. A kv head has a cache for each distinct S of its query heads (LEARNED: for each query head, since
+ *  each group of S tokens. A kv head has a cache for each distinct S of its query heads (LEARNED: for each coarse one, since
  *  each has weights of its own), in the order of the first heads that use them; a cache has max_tokens / S rows, rounded up,
  *  and the caches stand one behind the other: row t / S of its cache is the group of token t, and is that of the tokens so
  *  far while the group is not complete. R rows and n caches in all.

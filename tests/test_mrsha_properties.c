@@ -535,6 +535,12 @@ static void neighbours_do_not_change_bits(void **state)
         mrsha_run(p, fixture_context);
         const heed_tensor got = tensor_slice(&p->a.out, 1, 0, n_kept), want = tensor_slice(&out, 1, 0, n_kept);
         mrsha_expect_bits(p, &got, &want, "another last head");
+        p->c.group_sizes[n_kept] = p->c.group_sizes[0]; /* who shares groups decides on no bit */
+        mrsha_run(p, fixture_context);
+        mrsha_expect_bits(p, &got, &want, "groups shared with the last head");
+        p->c.group_sizes[n_kept] = 4 + n % 3;
+        mrsha_run(p, fixture_context);
+        mrsha_expect_bits(p, &got, &want, "groups not shared with the last head");
         mrsha_destroy(p);
     }
 }

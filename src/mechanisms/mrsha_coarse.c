@@ -117,7 +117,7 @@ static void fill_tile(const coarse_job *job, const coarse_unit *u, int64_t index
         t->sees[r] = sees(job, u, t->query[r]);
     }
     int has_own = job->is_causal && job->plan->mode == HEED_MRSHA_VALUE;
-    heed_tile_close(job->kernels, t, !has_own);
+    heed_tile_close(job->kernels, t, !has_own && heed_mrsha_may_stay_rows(&job->plan->heads, u->rows_per_head));
 }
 
 /* ---- queries ---- */

@@ -2,6 +2,7 @@
 #ifndef HEED_MECHANISMS_MRSHA_PARTS_H
 #define HEED_MECHANISMS_MRSHA_PARTS_H
 
+#include "core/tuning.h"
 #include "mechanisms/mrsha.h"
 #include "mechanisms/pooling.h"
 #include "mechanisms/softmax_tile.h"
@@ -24,6 +25,13 @@ mrsha_scratch heed_mrsha_carve(char *memory, int64_t d, int64_t dv, int64_t *byt
 
 /* How a head cuts and pools tokens of which n_tokens count. */
 group_pooling heed_mrsha_pooling(const mrsha_plan *plan, int64_t head, int64_t n_tokens);
+
+/* Whether the rows of a tile may stay rows: by what all heads of a kv head would have together, so that the bits of one do
+ * not follow from how many of the others share its groups. */
+static inline int heed_mrsha_may_stay_rows(const mrsha_heads *heads, int64_t rows_per_head)
+{
+    return rows_per_head <= HEED_MAX_PLAIN_ROWS / heads->per_kv_head;
+}
 
 /* The sharer behind this one. */
 int64_t heed_mrsha_next_sharer(const mrsha_heads *heads, int64_t head);

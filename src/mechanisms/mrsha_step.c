@@ -87,7 +87,7 @@ static void attend(const step_job *job, const softmax_attention *a, const step_c
             rows[r] = heed_row(&a->plan->out, t->b, head, n);
             head = heed_mrsha_next_sharer(&job->plan->heads, head);
         }
-        heed_tile_close(a->kernels, t, 1);
+        heed_tile_close(a->kernels, t, heed_mrsha_may_stay_rows(&job->plan->heads, 1));
         heed_tile_load(a, t, queries);
         heed_tiles_attend(a, t, 1, 0);
         heed_tile_finish(a, t, rows, lse);
