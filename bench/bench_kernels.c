@@ -76,7 +76,7 @@ static void call_pack_tile(const heed_kernels *k)
 
 static void call_scores_tile(const heed_kernels *k)
 {
-    k->scores_tile(ops.s, ops.q, ops.keys, CHANNELS, KEYS, CHANNELS, HEED_TILE_VECTORS);
+    k->scores_tile(ops.s, ops.q, ops.keys, CHANNELS, KEYS, CHANNELS, HEED_TILE_VECTORS, NULL, 0);
 }
 
 static void call_softcap_tile(const heed_kernels *k) { k->softcap_tile(ops.s, KEYS, HEED_TILE_VECTORS, 30.0f); }
@@ -112,12 +112,12 @@ static void call_softmax_careful_tile(const heed_kernels *k)
 
 static void call_values_tile(const heed_kernels *k)
 {
-    k->values_tile(ops.o, ops.p, ops.values, CHANNELS, ops.rescale, KEYS, CHANNELS, HEED_TILE_VECTORS);
+    k->values_tile(ops.o, ops.p, ops.values, CHANNELS, ops.rescale, KEYS, CHANNELS, HEED_TILE_VECTORS, NULL, 0);
 }
 
 static void call_values_careful_tile(const heed_kernels *k)
 {
-    k->values_careful_tile(ops.o, ops.p, ops.values, CHANNELS, ops.rescale, KEYS, CHANNELS, HEED_TILE_VECTORS);
+    k->values_careful_tile(ops.o, ops.p, ops.values, CHANNELS, ops.rescale, KEYS, CHANNELS, HEED_TILE_VECTORS, NULL, 0);
 }
 
 static void call_output_tile(const heed_kernels *k) { k->output_tile(ops.rows, ops.o, ops.l, k->tile_lanes, CHANNELS); }

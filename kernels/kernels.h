@@ -46,7 +46,8 @@ typedef struct heed_ahead {
  * pack_tile      t[c][r] = scale rows[r][c] for r < n_rows, c < n_columns; lanes n_rows .. end of their vector = 0
  * transpose      t[c * t_stride + r] = x[r * x_stride + c] for r < n_rows, c < n_columns
  * scores_tile    s[j][r] = sum_c q[c][r] k[j * k_stride + c], j < n_keys, c < n_channels; summed in chunks of channels
- *                that are added pairwise up to eights
+ *                that are added pairwise up to eights. Along with key j it asks for row j of `ahead`, any address, or
+ *                where that is NULL for a key further on; so does values_tile
  * softcap_tile   s[j][r] = cap tanh(s[j][r] / cap); absolute error <= 2 ulp of cap
  * bias_tile      s[j][r] += bias[r][j], r < n_rows; the other lanes keep their scores
  * alibi_tile     s[j][r] -= slope[r] |distance[r] + j|                          (distance: first key minus query)
@@ -149,7 +150,7 @@ typedef struct heed_ahead {
        int64_t n_columns))                                                                                             \
     X(void, scores_tile,                                                                                               \
       (float *restrict s, const float *restrict q, const float *restrict k, int64_t k_stride, int n_keys,              \
-       int64_t n_channels, int n_vectors))                                                                             \
+       int64_t n_channels, int n_vectors, const float *ahead, int64_t ahead_stride))                                   \
     X(void, softcap_tile, (float *s, int n_keys, int n_vectors, float cap))                                            \
     X(void, bias_tile, (float *restrict s, const float *const *bias, int n_rows, int n_keys))                          \
     X(void, alibi_tile, (float *restrict s, const float *slope, const float *distance, int n_keys, int n_vectors))     \
@@ -162,10 +163,12 @@ typedef struct heed_ahead {
       (float *restrict s, float *restrict m, float *restrict l, float *restrict rescale, int n_keys, int n_vectors))   \
     X(void, values_tile,                                                                                               \
       (float *restrict o, const float *restrict p, const float *restrict v, int64_t v_stride,                          \
-       const float *restrict rescale, int n_keys, int64_t n_channels, int n_vectors))                                  \
+       const float *restrict rescale, int n_keys, int64_t n_channels, int n_vectors, const float *ahead,               \
+       int64_t ahead_stride))                                                                                          \
     X(void, values_careful_tile,                                                                                       \
       (float *restrict o, const float *restrict p, const float *restrict v, int64_t v_stride,                          \
-       const float *restrict rescale, int n_keys, int64_t n_channels, int n_vectors))                                  \
+       const float *restrict rescale, int n_keys, int64_t n_channels, int n_vectors, const float *ahead,               \
+       int64_t ahead_stride))                                                                                          \
     X(int, output_tile,                                                                                                \
       (float *const *rows, const float *restrict o, const float *restrict l, int n_rows, int64_t n_columns))           \
     X(void, scores_rows,                                                                                               \

@@ -5,8 +5,8 @@
  * a in tile layout (lanes r), b in place wherever the caller keeps it: each of its elements is broadcast once. n_rows
  * and n_vectors are literals at every call, or the accumulators would live in memory.
  *
- * b is K or V, its keys key_stride apart. Each step asks for one of those that lie ahead (step t for key t from there
- * on, also where the steps are channels: a chunk of them has as many steps as a line has floats). What is in L2
+ * b is K or V. Each step asks for a row of `ahead`, which are those that come next (step t for row t, also where the
+ * steps are channels: a chunk of them has as many steps as a line has floats). What is in L2
  * already costs a load slot (AVX2: 1 to 2 % of the time), what is not would cost 7 % (64 channels) to 17 % (128
  * channels, 4096 keys, AVX-512). */
 #ifndef HEED_KERNELS_PRODUCT_H
@@ -18,7 +18,7 @@ enum { PRODUCT_MAX_ROWS = 8 };
 
 HEED_INLINE void tile_product(vf sum[PRODUCT_MAX_ROWS][HEED_TILE_VECTORS], const float *restrict a,
                               const float *restrict b, int64_t row_stride, int64_t step_stride, int64_t n_steps,
-                              int64_t key_stride, const int n_rows, const int n_vectors)
+                              const float *ahead, int64_t ahead_stride, const int n_rows, const int n_vectors)
 {
     HEED_UNROLL
     for (int i = 0; i < n_rows; i++) {
@@ -27,7 +27,7 @@ HEED_INLINE void tile_product(vf sum[PRODUCT_MAX_ROWS][HEED_TILE_VECTORS], const
             sum[i][v] = vf_zero();
     }
     for (int64_t t = 0; t < n_steps; t++) {
-        prefetch(b, KEYS_AHEAD + t, key_stride);
+        prefetch(ahead, t, ahead_stride);
         vf lanes[HEED_TILE_VECTORS];
         HEED_UNROLL
         for (int v = 0; v < n_vectors; v++)

@@ -56,7 +56,8 @@ HEED_INLINE void store_sum(float *restrict s, vf sum[PRODUCT_MAX_ROWS][HEED_TILE
 /* The sums that wait for their other half are variables of their own under plain conditions: in one array in memory,
  * indexed by a loop over the levels, they cost up to 15 % of the kernel. */
 HEED_INLINE void scores_block(float *restrict s, const float *restrict q, const float *restrict k, int64_t k_stride,
-                              int64_t n_channels, const int n_rows, const int n_vectors)
+                              int64_t n_channels, const float *ahead, int64_t ahead_stride, const int n_rows,
+                              const int n_vectors)
 {
     vf sum[PRODUCT_MAX_ROWS][HEED_TILE_VECTORS];
     vf one[PRODUCT_MAX_ROWS][HEED_TILE_VECTORS], pair[PRODUCT_MAX_ROWS][HEED_TILE_VECTORS];
@@ -65,7 +66,8 @@ HEED_INLINE void scores_block(float *restrict s, const float *restrict q, const 
     int chunk = 0;
     for (;; chunk++) {
         int64_t n = n_channels - c < step ? n_channels - c : step;
-        tile_product(sum, q + c * TILE_LANES, k + c, k_stride, 1, n, k_stride, n_rows, n_vectors);
+        tile_product(sum, q + c * TILE_LANES, k + c, k_stride, 1, n, row_address(ahead, c, 1), ahead_stride, n_rows,
+                     n_vectors);
         c += n;
         if (c == n_channels)
             break;
@@ -101,25 +103,29 @@ HEED_INLINE void scores_block(float *restrict s, const float *restrict q, const 
 
 #define SCORES_MICRO(suffix, n_rows, n_vectors)                                                                        \
     static HEED_NOINLINE void scores_micro_##suffix(float *restrict s, const float *restrict q,                        \
-                                                    const float *restrict k, int64_t k_stride, int64_t n_channels)     \
+                                                    const float *restrict k, int64_t k_stride, int64_t n_channels,     \
+                                                    const float *ahead, int64_t ahead_stride)                          \
     {                                                                                                                  \
-        scores_block(s, q, k, k_stride, n_channels, n_rows, n_vectors);                                                \
+        scores_block(s, q, k, k_stride, n_channels, ahead, ahead_stride, n_rows, n_vectors);                           \
     }
 
 HEED_PRODUCT_INSTANCES(SCORES_MICRO, TILE_KEYS)
 
 typedef void scores_micro(float *restrict s, const float *restrict q, const float *restrict k, int64_t k_stride,
-                          int64_t n_channels);
+                          int64_t n_channels, const float *ahead, int64_t ahead_stride);
 
 static scores_micro *const scores_micros[3][HEED_TILE_VECTORS] = HEED_PRODUCT_TABLE(scores_micro);
 
 void HEED_FN(scores_tile)(float *restrict s, const float *restrict q, const float *restrict k, int64_t k_stride,
-                          int n_keys, int64_t n_channels, int n_vectors)
+                          int n_keys, int64_t n_channels, int n_vectors, const float *ahead, int64_t ahead_stride)
 {
     static const int rows[3] = {TILE_KEYS, TILE_KEYS / 2, 1};
+    const float *next = ahead ? ahead : row_address(k, KEYS_AHEAD, k_stride);
+    int64_t next_stride = ahead ? ahead_stride : k_stride;
     int j = 0;
     for (int size = 0; size < 3; size++) {
         for (; j + rows[size] <= n_keys; j += rows[size])
-            scores_micros[size][n_vectors - 1](s + j * TILE_LANES, q, k + j * k_stride, k_stride, n_channels);
+            scores_micros[size][n_vectors - 1](s + j * TILE_LANES, q, k + j * k_stride, k_stride, n_channels,
+                                               row_address(next, j, next_stride), next_stride);
     }
 }

@@ -49,7 +49,7 @@ void heed_linear_products(const linear_tile *t, feature_rows a, feature_rows b, 
             if (end > j)
                 kernels->scores_tile(part + (int64_t)j * kernels->tile_lanes + vector * lanes,
                                      s->packed + vector * lanes, keys + j * b_stride, b_stride, end - j, width,
-                                     t->n_vectors - vector);
+                                     t->n_vectors - vector, NULL, 0);
             j = end;
         }
         if (c > 0)

@@ -169,6 +169,21 @@ static const float *weigh_groups(const heed_groups *groups, heed_key_range block
     return shift;
 }
 
+/* Tokens of the next block of groups; on a grid these are about the ones. */
+static void look_ahead(const group_pooling *pooling, token_rows keys, token_rows values, key_block *rows, int64_t end)
+{
+    int64_t step = pooling->kind == HEED_POOLING_FIRST ? pooling->groups.size : 1;
+    if (end >= heed_count_groups(&pooling->groups))
+        return;
+    int64_t first = heed_group_at(&pooling->groups, end).first;
+    rows->next_k = keys.data + first * keys.stride;
+    rows->next_v = values.data + first * values.stride;
+    rows->next_k_stride = step * keys.stride;
+    rows->next_v_stride = step * values.stride;
+    int64_t last = heed_smaller(end + HEED_BLOCK_KEYS, heed_count_groups(&pooling->groups)) - 1;
+    rows->n_next = heed_divide_up(heed_group_at(&pooling->groups, last).first + 1 - first, step);
+}
+
 static key_block open_pooled(const softmax_attention *a, const query_tile *t, heed_key_range block)
 {
     const pooled_source *source = (const pooled_source *)a->source;
@@ -176,12 +191,15 @@ static key_block open_pooled(const softmax_attention *a, const query_tile *t, he
     const group_pooling *pooling = &source->unit->keys;
     const heed_tensor *k = &a->plan->k, *v = &a->plan->v;
     int64_t n = block.end - block.begin;
-    key_block rows = {w->keys, w->values, block.begin, w->key_stride, w->value_stride, NULL};
+    key_block rows = {.k = w->keys, .v = w->values, .begin = block.begin};
+    rows.k_stride = w->key_stride;
+    rows.v_stride = w->value_stride;
     token_rows keys = {heed_row(k, t->b, t->kv_head, 0), k->stride[2], k->shape[3]};
     token_rows values = {heed_row(v, t->b, t->kv_head, 0), v->stride[2], v->shape[3]};
     heed_pool_groups(a->kernels, pooling, keys, block.begin, n, w->keys, w->key_stride);
     heed_pool_groups(a->kernels, pooling, values, block.begin, n, w->values, w->value_stride);
     rows.score_shift = weigh_groups(&pooling->groups, block, w->score_shift);
+    look_ahead(pooling, keys, values, &rows, block.end);
     return rows;
 }
 

@@ -31,12 +31,9 @@ static key_block open_cache(const softmax_attention *a, const query_tile *t, hee
     const step_cache *cache = (const step_cache *)a->source;
     const heed_tensor *keys = &cache->state->keys, *values = &cache->state->values;
     int64_t row = cache->first_row + block.begin, last = block.end - block.begin - 1;
-    key_block rows = {heed_row(keys, t->b, 0, row),
-                      heed_row(values, t->b, 0, row),
-                      block.begin,
-                      keys->stride[2],
-                      values->stride[2],
-                      NULL};
+    key_block rows = {.begin = block.begin, .k_stride = keys->stride[2], .v_stride = values->stride[2]};
+    rows.k = heed_row(keys, t->b, 0, row);
+    rows.v = heed_row(values, t->b, 0, row);
     if (block.end == cache->group + 1 && cache->place + 1 < cache->pooling.groups.size) {
         memset(cache->score_shift, 0, (size_t)last * sizeof(float));
         cache->score_shift[last] =

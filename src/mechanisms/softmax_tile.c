@@ -108,8 +108,15 @@ static void add_to_keys(const softmax_attention *a, const query_tile *t, heed_ke
     a->kernels->bias_tile(a->scores, rows, t->n_rows, (int)(block.end - block.begin));
 }
 
+/* The part of the next block that tile `index` of its group asks for: as many rows as a block has keys. */
+static const float *part_of_next(const float *next, int64_t stride, int64_t n, int64_t index)
+{
+    return next && index * HEED_BLOCK_KEYS < n ? next + index * HEED_BLOCK_KEYS * stride : NULL;
+}
+
 /* s = scale q k^T, softcap, bias, ALiBi; hidden keys get -inf. */
-static void score_block(const softmax_attention *a, const query_tile *t, heed_key_range block, const key_block *rows)
+static void score_block(const softmax_attention *a, const query_tile *t, heed_key_range block, const key_block *rows,
+                        int64_t index)
 {
     const softmax_plan *p = a->plan;
     int n_keys = (int)(block.end - block.begin);
@@ -118,7 +125,9 @@ static void score_block(const softmax_attention *a, const query_tile *t, heed_ke
     if (t->by_rows)
         a->kernels->scores_rows(a->scores, t->queries, d, k, stride, n_keys, d, t->n_rows);
     else
-        a->kernels->scores_tile(a->scores, t->queries, k, stride, n_keys, d, t->n_vectors);
+        a->kernels->scores_tile(a->scores, t->queries, k, stride, n_keys, d, t->n_vectors,
+                                part_of_next(rows->next_k, rows->next_k_stride, rows->n_next, index),
+                                rows->next_k_stride);
     if (p->softcap > 0.0f)
         a->kernels->softcap_tile(a->scores, n_keys, t->n_vectors, p->softcap);
     if (rows->score_shift)
@@ -152,7 +161,7 @@ static key_block open_rows(const softmax_attention *a, const query_tile *t, int 
 
 /* o = o rescale + p v */
 static void add_values(const softmax_attention *a, const query_tile *t, heed_key_range block, const key_block *rows,
-                       int careful)
+                       int64_t index, int careful)
 {
     const heed_kernels *kernels = a->kernels;
     const float *values = rows->v + (block.begin - rows->begin) * rows->v_stride;
@@ -163,8 +172,9 @@ static void add_values(const softmax_attention *a, const query_tile *t, heed_key
         (careful ? kernels->values_careful_rows : kernels->values_rows)(t->outputs, sums, a->scores, values, stride,
                                                                         t->rescale, n_keys, dv, t->n_rows);
     } else {
-        (careful ? kernels->values_careful_tile : kernels->values_tile)(t->outputs, a->scores, values, stride,
-                                                                        t->rescale, n_keys, dv, t->n_vectors);
+        (careful ? kernels->values_careful_tile : kernels->values_tile)(
+            t->outputs, a->scores, values, stride, t->rescale, n_keys, dv, t->n_vectors,
+            part_of_next(rows->next_v, rows->next_v_stride, rows->n_next, index), rows->next_v_stride);
     }
 }
 
@@ -188,10 +198,10 @@ void heed_tiles_attend(const softmax_attention *a, query_tile *tiles, int n_tile
                 continue;
             if (!rows.k)
                 rows = a->source ? a->source->open(a, t, block) : open_rows(a, t, n_tiles, block);
-            score_block(a, t, own, &rows);
+            score_block(a, t, own, &rows, t - tiles);
             (careful ? kernels->softmax_careful_tile : kernels->softmax_tile)(a->scores, t->m, t->l, t->rescale,
                                                                               (int)(own.end - own.begin), t->n_vectors);
-            add_values(a, t, own, &rows, careful);
+            add_values(a, t, own, &rows, t - tiles, careful);
         }
     }
 }

@@ -21,10 +21,11 @@ typedef struct query_tile {
     float m[HEED_MAX_TILE_LANES], l[HEED_MAX_TILE_LANES], rescale[HEED_MAX_TILE_LANES];
 } query_tile;
 
-/* Keys and values of a block as its tiles read them: the rows of its first key, and how far they are apart. */
+/* Keys and values of a block as its tiles read them: the rows of its first key, and how far they are apart. `next`: what
+ * the next block will be made of where these are other rows, or NULL; one tile after the other asks for a part of them. */
 typedef struct key_block {
-    const float *k, *v;
-    int64_t begin, k_stride, v_stride;
+    const float *k, *v, *next_k, *next_v;
+    int64_t begin, k_stride, v_stride, next_k_stride, next_v_stride, n_next;
     const float *score_shift; /* NULL, or what is added to the score of each key: [keys of the block] */
 } key_block;
 

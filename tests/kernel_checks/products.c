@@ -19,10 +19,13 @@ typedef struct scores_case {
     int n_vectors, n_lanes;
 } scores_case;
 
+/* What is asked for and never read: nothing in particular, or no memory at all. */
+static const float *nowhere(int n) { return n % 2 ? NULL : (const float *)(uintptr_t)0x1234560; }
+
 static void run_scores(scores_case *c)
 {
     kernels->scores_tile(c->s.data, c->q.data, c->k.memory.data, c->k.stride, c->k.n_rows, c->k.n_channels,
-                         c->n_vectors);
+                         c->n_vectors, nowhere(c->k.n_rows), INT64_MAX);
 }
 
 static void compare_scores(const scores_case *c)
@@ -112,13 +115,14 @@ typedef struct values_case {
 } values_case;
 
 typedef void (*values_fn)(float *restrict o, const float *restrict p, const float *restrict v, int64_t v_stride,
-                          const float *restrict rescale, int n_keys, int64_t n_channels, int n_vectors);
+                          const float *restrict rescale, int n_keys, int64_t n_channels, int n_vectors,
+                          const float *ahead, int64_t ahead_stride);
 
 static void run_values(values_case *c, values_fn values)
 {
     restore_bits(&c->o);
     values(c->o.data, c->p.data, c->v.memory.data, c->v.stride, c->rescale.data, c->v.n_rows, c->v.n_channels,
-           c->n_vectors);
+           c->n_vectors, nowhere(c->v.n_rows), INT64_MAX);
 }
 
 static void make_values_case(values_case *c, int64_t index, int n_keys, int64_t n_channels, int n_vectors,

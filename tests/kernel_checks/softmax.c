@@ -197,7 +197,8 @@ static void compare_with_values(const softmax_case *c)
     buffer o = make_tile(N_CHANNELS, GUARD_END);
     for (int i = 0; i < N_CHANNELS; i++)
         memcpy(o.data + i * kernels->tile_lanes, c->l.before, (size_t)c->n_lanes * sizeof(float));
-    kernels->values_tile(o.data, c->s.data, v, N_CHANNELS, c->rescale.data, c->n_keys, N_CHANNELS, c->n_vectors);
+    kernels->values_tile(o.data, c->s.data, v, N_CHANNELS, c->rescale.data, c->n_keys, N_CHANNELS, c->n_vectors, NULL,
+                         0);
     for (int i = 0; i < N_CHANNELS; i++)
         for (int lane = 0; lane < c->n_lanes; lane++)
             if (!same_value(o.data[i * kernels->tile_lanes + lane], c->l.data[lane]))
