@@ -1,5 +1,5 @@
-/* heed_linear_forward(), _step(), _backward() and heed_feature_map_apply() on random descriptors: they make finite numbers
- * of tame ones, and rows that match the float64 oracle. */
+/* heed_linear_forward(), _step(), _backward() and heed_feature_map_apply() on random descriptors: they make finite
+ * numbers of tame ones, and rows that match the float64 oracle. */
 #include "linear_case.h"
 #include "oracle/oracle.h"
 

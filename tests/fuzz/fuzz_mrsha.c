@@ -1,5 +1,6 @@
-/* heed_mrsha_forward() and heed_mrsha_step() on random descriptors, against the float64 oracle; they give the same bits in
- * other threads, in other steps, and whatever hidden tokens hold. And the functions that tell sizes (mrsha_sizes.c). */
+/* heed_mrsha_forward() and heed_mrsha_step() on random descriptors, against the float64 oracle; they give the same bits
+ * in other threads, in other steps, and whatever hidden tokens hold. And the functions that tell sizes
+ * (mrsha_sizes.c). */
 #include "mrsha_case.h"
 #include "oracle/oracle.h"
 #include "support/attention.h"
@@ -84,8 +85,8 @@ static int64_t most_tokens(const fuzz_case *c, int t, int64_t b)
 
 /* ---- The oracle ---- */
 
-/* The bounds of heed.h: of softmax attention the wider one (see fuzz_softmax.c), 1e-6 for the means of values, and an error
- * of 1e-6 of the largest score, 12, which is at most as large an error of the row. */
+/* The bounds of heed.h: of softmax attention the wider one (see fuzz_softmax.c), 1e-6 for the means of values, and an
+ * error of 1e-6 of the largest score, 12, which is at most as large an error of the row. */
 static const double out_bound = 2e-5 + 1e-6 + 12e-6;
 
 /* As in fuzz_softmax.c, with the error that the means add to the scores. */
@@ -133,18 +134,33 @@ static void note_tokens(const fuzz_case *c, int64_t tokens[MAX_BATCHES])
         tokens[b] = c->n_tokens[b];
 }
 
-static void go_back(const fuzz_case *c, const first_run *first)
-{
-    restore_blocks(c->block, N_TENSORS);
-    for (int64_t b = 0; c->verb == STEP && b < c->tensor[Q].shape[0]; b++)
-        c->n_tokens[b] = first->before[b];
-}
-
 static void expect_tokens(const fuzz_case *c, const int64_t want[MAX_BATCHES])
 {
     for (int64_t b = 0; c->verb == STEP && b < c->tensor[Q].shape[0]; b++)
         if (c->n_tokens[b] != want[b])
             fail_case(c, "n_tokens", "does not go on as it should");
+}
+
+/* Before the call; -1: all sequences. */
+static void start_anew(const fuzz_case *c)
+{
+    const heed_mrsha_state state = state_of(c);
+    const int64_t n_batches = c->tensor[Q].shape[0];
+    int64_t want[MAX_BATCHES];
+    note_tokens(c, want);
+    for (int64_t b = 0; b < n_batches; b++)
+        want[b] = c->reset == -1 || c->reset == b ? 0 : want[b];
+    const heed_status status = heed_mrsha_state_reset(&state, c->reset);
+    if ((status == HEED_OK) != (c->reset >= -1 && c->reset < n_batches))
+        fail_case(c, "heed_mrsha_state_reset", heed_status_text(status));
+    expect_tokens(c, want);
+}
+
+static void go_back(const fuzz_case *c, const first_run *first)
+{
+    restore_blocks(c->block, N_TENSORS);
+    for (int64_t b = 0; c->verb == STEP && b < c->tensor[Q].shape[0]; b++)
+        c->n_tokens[b] = first->before[b];
 }
 
 static int are_first_tokens(const first_run *first)
@@ -241,6 +257,8 @@ void check_valid(const fuzz_case *c)
         check_numbers(c);
         return;
     }
+    if (c->verb == STEP)
+        start_anew(c);
     note_tokens(c, first.before);
     expect_success(c);
     check_scratch(c);

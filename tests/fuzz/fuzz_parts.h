@@ -52,8 +52,8 @@ int make_block(heed_tensor *view, memory_block *block, int is_flags, float size,
  * *moved says whether it did. Returns 0 without memory. */
 int share_block(heed_tensor *tensors, memory_block *blocks, int n, int output, int *moved, byte_reader *r);
 
-/* Some of n tensors lose their data, or are moved to an odd address: not those of booleans, which an odd address does not
- * spoil, and which would leave their block. */
+/* Some of n tensors lose their data, or are moved to an odd address: not those of booleans, which an odd address does
+ * not spoil, and which would leave their block. */
 void spoil_data(heed_tensor *tensors, int n, byte_reader *r);
 
 void free_blocks(const memory_block *blocks, int n);

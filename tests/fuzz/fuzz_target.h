@@ -1,6 +1,6 @@
-/* The way of a case, the same in all fuzz targets: it is made from bytes, judged by the rules of heed.h, run, and looked at.
- * A call that is right by the rules succeeds and writes nothing but the elements of its outputs; any other one fails, says
- * why, and changes nothing.
+/* The way of a case, the same in all fuzz targets: it is made from bytes, judged by the rules of heed.h, run, and
+ * looked at. A call that is right by the rules succeeds and writes nothing but the elements of its outputs; any other
+ * one fails, says why, and changes nothing.
  *
  * Built with -fsanitize=fuzzer a target is one of libFuzzer; with replay.c it runs cases made from seeds. */
 #ifndef HEED_FUZZ_TARGET_H
@@ -25,7 +25,8 @@ typedef struct case_memory {
 
 extern const size_t case_bytes;
 
-/* From a case of zeros. Returns 0 when the bytes make none that is worth running; its blocks are given back in any event. */
+/* From a case of zeros. Returns 0 when the bytes make none that is worth running; its blocks are given back in any
+ * event. */
 int make_case(fuzz_case *c, byte_reader reader);
 
 case_memory memory_of(const fuzz_case *c);

@@ -12,7 +12,8 @@ static void choose_view(fuzz_case *c, int t, int64_t b, int64_t h, int64_t n, in
 
 /* ---- Sizes ---- */
 
-/* Most cases are small; some have more rows than a tile, some several ranges or blocks of keys, some many heads. */
+/* Most cases are small; some have more rows than a tile, some several ranges or blocks of keys, some many heads, some
+ * enough work for several threads. */
 static void choose_sizes(fuzz_case *c, byte_reader *r)
 {
     static const int64_t ratios[] = {1, 1, 2, 3, 8};
@@ -27,6 +28,13 @@ static void choose_sizes(fuzz_case *c, byte_reader *r)
     if (kind == 6) {
         c->hkv = 1 + c->hkv % 2;
         c->hq = c->hkv * (1 + take(r, MAX_HEADS / 2));
+    }
+    if (kind == 7) {
+        c->b = 3;
+        c->nq = 40 + take(r, 20);
+        c->nk = 40 + take(r, 20);
+        c->d = 40 + take(r, 24);
+        c->dv = 40 + take(r, 24);
     }
     if (kind >= 1 && kind <= 3) { /* large in one way is enough */
         c->b = c->hkv = 1;
@@ -52,7 +60,7 @@ static void choose_tokens(fuzz_case *c, int is_causal, byte_reader *r)
         c->nq = c->nk = o->grid_height * o->grid_width + (o->class_token != 0);
     }
     if (is_causal && !one_in(r, 32))
-        c->nq = c->nk = c->nq > c->nk ? c->nq : c->nk % 130;
+        c->nq = c->nk = c->nq > c->nk ? c->nq : c->nk % 160;
 }
 
 /* ---- Resolutions ---- */
@@ -62,8 +70,7 @@ static void choose_group_sizes(fuzz_case *c, byte_reader *r)
 {
     static const int64_t sizes[] = {1, 2, 3, 4, 5, 7, 1, 8, 16, 33, 100, (int64_t)1 << 31, (int64_t)1 << 40, INT64_MAX};
     const heed_mrsha_options *o = &c->options;
-    /* Where groups are patches, the oracle numbers the tokens of a group: 2^40 times a row of the grid. */
-    const int64_t n_sizes = o->pooling == HEED_POOLING_LEARNED ? (o->grid_width > 0 ? 6 : 10) : 13 + !o->grid_width;
+    const int64_t n_sizes = o->pooling != HEED_POOLING_LEARNED ? 14 : o->grid_width > 0 ? 6 : 10;
     const int64_t palette[] = {sizes[take(r, n_sizes)], sizes[take(r, n_sizes)], sizes[take(r, n_sizes)]};
     int64_t pattern = 1 + take(r, 256);
     for (int h = 0; h < MAX_HEADS; h++) {
@@ -186,7 +193,7 @@ static void choose_options(fuzz_case *c, int is_causal, byte_reader *r)
     c->softmax[ALL].mask.mask.causal = is_causal;
     c->has_lse = !one_in(r, 4);
     c->has_options = c->verb == STEP || is_causal || o->grid_width > 0 || !one_in(r, 8);
-    if (!is_causal && one_in(r, 3)) {
+    if (one_in(r, is_causal ? 32 : 3)) {
         o->upsampling = HEED_UPSAMPLING_LINEAR;
         if (!one_in(r, 8)) { /* as it must be */
             c->has_lse = 0;
@@ -206,7 +213,7 @@ static void choose_options(fuzz_case *c, int is_causal, byte_reader *r)
 
 static void choose_state(fuzz_case *c, byte_reader *r)
 {
-    const int64_t n_before = one_in(r, 3) ? take(r, 30) : 0;
+    const int64_t n_before = one_in(r, 3) ? take(r, 200) : 0;
     c->max_tokens = n_before + c->nq + (one_in(r, 8) ? take(r, 3) - 2 : take(r, 30));
     const cache_counts n = count_caches(&c->options, c->hq, c->hkv, c->max_tokens > 0 ? c->max_tokens : 0);
     choose_view(c, KEYS, c->b, 1, n.n_rows, c->d, r);
@@ -217,7 +224,8 @@ static void choose_state(fuzz_case *c, byte_reader *r)
         c->n_tokens_memory[b] = n_before > 0 ? take(r, n_before + 1) : 0;
     for (int i = 0; i < N_PARTS; i++)
         c->parts[i] = take(r, i < 2 ? 4 : 40);
-    c->parts[0]++;
+    c->parts[0]++; /* not all of them are 0 */
+    c->reset = one_in(r, 3) ? take(r, MAX_BATCHES + 2) - 2 : -2;
     c->n_tokens = c->n_tokens_memory;
     c->has_state = 1;
 }
@@ -229,6 +237,8 @@ static void choose_tensors(fuzz_case *c, byte_reader *r)
     choose_view(c, V, c->b, c->hkv, c->nk, c->dv, r);
     choose_view(c, OUT, c->b, c->hq, c->nq, c->dv, r);
     choose_view(c, LSE, c->b, c->hq, c->nq, 1, r);
+    if (one_in(r, 16)) /* each row in a page of its own */
+        c->tensor[V].stride[2] = 1024 + take(r, 8);
     choose_weights(c, r);
     if (c->verb == STEP)
         choose_state(c, r);

@@ -1,5 +1,5 @@
-/* One call of heed_mrsha_forward() or heed_mrsha_step(), made from bytes: resolutions, shapes, strides, layouts, options,
- * masks, weights, the state, contents; or numbers for the functions that tell sizes. */
+/* One call of heed_mrsha_forward() or heed_mrsha_step(), made from bytes: resolutions, shapes, strides, layouts,
+ * options, masks, weights, the state, contents; or numbers for the functions that tell sizes. */
 #ifndef HEED_FUZZ_MRSHA_CASE_H
 #define HEED_FUZZ_MRSHA_CASE_H
 
@@ -56,6 +56,7 @@ struct fuzz_case {
     int64_t max_tokens, n_tokens_memory[MAX_BATCHES + 1];
     int64_t *n_tokens;
     int64_t parts[N_PARTS]; /* tokens of a step, one after the other and again, where it is cut */
+    int64_t reset;          /* the sequence that starts anew before it; where there is none such, none */
     int has_lse, has_options, has_state;
     int missing; /* the call gets NULL for this tensor; N_TENSORS: for none */
     int shares_block, threads;
@@ -69,7 +70,8 @@ const heed_softmax_options *softmax_of(const fuzz_case *c, int which);
 /* S of a head, of the options of the call. */
 int64_t size_of_head(const fuzz_case *c, int64_t h);
 
-/* Memory that is not that of a tensor, as views of bytes; n_tokens, which is written, is the first one. Returns how many. */
+/* Memory that is not that of a tensor, as views of bytes; n_tokens, which a step writes, is the first one. Returns how
+ * many. */
 enum { MAX_ARRAYS = 14 };
 int list_arrays(const fuzz_case *c, heed_tensor arrays[MAX_ARRAYS]);
 

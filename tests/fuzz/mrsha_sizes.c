@@ -188,7 +188,7 @@ static void check_view(const fuzz_case *c, cache_counts n)
         fail_case(c, "the view of a state", "counts other tokens");
 }
 
-/* Where groups save rows, a state may be told or refused that one cache of all tokens for each head would make too large. */
+/* A state may be refused, or told, that is small enough but would not be with a cache of all tokens for each head. */
 static int is_valid_state(const fuzz_case *c, cache_counts *n, int *may_fail)
 {
     const fuzz_sizes *s = &c->sizes;
