@@ -748,9 +748,10 @@ typedef struct heed_mrsha_state {
     int64_t *n_tokens;       /**< [B], the tokens so far */
 } heed_mrsha_state;
 
-/** The memory of a state: 8 B + 4 B (R + 2 n) (D + Dv) bytes. Of the options only group_sizes [n_heads] and pooling are read;
+/** The memory of a state: 8 B + 4 B (R + 2 n) (D + Dv) bytes. It follows from group_sizes [n_heads] and pooling; options of
  *  NULL: #HEED_MRSHA_OPTIONS_INIT. Errors: HEED_ERROR_ARGUMENT (NULL, options), _SHAPE (negative sizes, heads, no channel,
- *  2^60 elements or more); *bytes is then left as it is. Safe from any thread. */
+ *  2^60 elements or more, counted as if each head had a cache of all tokens); *bytes is then left as it is. Safe from any
+ *  thread. */
 HEED_API heed_status heed_mrsha_state_bytes(const heed_mrsha_options *options, int64_t batch, int64_t n_heads,
                                             int64_t kv_heads, int64_t key_channels, int64_t value_channels,
                                             int64_t max_tokens, int64_t *bytes);

@@ -2,7 +2,7 @@
 
 enum { N_SUMS = 6 };
 
-static void choose_view(fuzz_case *c, tensor_id t, int64_t b, int64_t h, int64_t n, int64_t channels, byte_reader *r)
+static void choose_view(fuzz_case *c, int t, int64_t b, int64_t h, int64_t n, int64_t channels, byte_reader *r)
 {
     c->tensor[t] = heed_tensor_bhnd(NULL, t == VISIBLE ? HEED_BOOL : HEED_FLOAT32, b, h, n, channels);
     choose_strides(&c->tensor[t], !is_written(c, t), r);
