@@ -131,18 +131,13 @@ heed_status heed_aft_conv_state_reset(const heed_aft_conv_state *state, int64_t 
 
 /* ---- checks ---- */
 
-static heed_status unsupported(heed_message *message, const char *name, const char *why)
-{
-    return heed_complain(message, HEED_ERROR_UNSUPPORTED, "%s: %s", name, why);
-}
-
 /* A step knows of the past what its state holds, and no more. */
 static heed_status check_step_options(heed_message *message, const heed_aft_options *o)
 {
     if (o->w && !o->banded)
-        return unsupported(message, "options.w", "a step takes the band within the window only (options.banded)");
+        return heed_unsupported(message, "options.w", "a step takes the band within the window only (options.banded)");
     if (o->grid_width != 0)
-        return unsupported(message, "options.grid_width", "a step has no grid");
+        return heed_unsupported(message, "options.grid_width", "a step has no grid");
     return HEED_OK;
 }
 

@@ -27,11 +27,6 @@ softmax_arguments heed_mrsha_fine_heads(const mrsha_arguments *a)
 
 /* ---- checks ---- */
 
-static heed_status unsupported(heed_message *message, const char *name, const char *member, const char *why)
-{
-    return heed_complain(message, HEED_ERROR_UNSUPPORTED, "%s%s: %s", name, member, why);
-}
-
 static heed_status check_enum(heed_message *message, const char *name, int value, int largest)
 {
     if (value >= 0 && value <= largest)
@@ -126,21 +121,20 @@ heed_status heed_mrsha_check_inputs(heed_message *message, const mrsha_arguments
 
 heed_status heed_mrsha_check_softmax(heed_message *message, const mrsha_arguments *a, int in_step)
 {
-    softmax_arguments all = heed_mrsha_all_heads(a);
-    const heed_softmax_options *o = all.options;
+    const heed_softmax_options *o = heed_mrsha_all_heads(a).options;
     heed_resolutions resolutions = {a->options->group_sizes, a->q->shape[1]};
     const char *why = in_step ? "not in a step" : "not in heads with S > 1; options.fine is for those with S = 1";
     if (o->bias)
-        return unsupported(message, all.name, ".bias", why);
+        return heed_unsupported(message, "options.softmax.bias", why);
     for (int64_t h = 0; o->alibi_slopes && h < a->q->shape[1]; h++) {
         if (o->alibi_slopes[h] != 0.0f && (in_step || heed_group_size(&resolutions, h) > 1))
-            return unsupported(message, all.name, ".alibi_slopes", why);
+            return heed_unsupported(message, "options.softmax.alibi_slopes", why);
     }
     if (in_step || !o->mask)
         return HEED_OK;
     if (o->mask->window_left != -1 || o->mask->window_right != -1)
-        return unsupported(message, "mask", o->mask->window_left != -1 ? ".window_left" : ".window_right", why);
-    return o->mask->visible ? unsupported(message, "mask", ".visible", why) : HEED_OK;
+        return heed_unsupported(message, o->mask->window_left != -1 ? "mask.window_left" : "mask.window_right", why);
+    return o->mask->visible ? heed_unsupported(message, "mask.visible", why) : HEED_OK;
 }
 
 /* A causal coarse head sees groups by their place in the sequence. */
@@ -152,18 +146,18 @@ static heed_status check_causal(heed_message *message, const mrsha_arguments *a)
     if (!mask || !mask->causal)
         return HEED_OK;
     if (o->mode == HEED_MRSHA_OUTPUT)
-        return unsupported(message, "options", ".mode", "HEED_MRSHA_OUTPUT has no causal form");
+        return heed_unsupported(message, "options.mode", "HEED_MRSHA_OUTPUT has no causal form");
     if (o->grid_width != 0 || o->class_token)
-        return unsupported(message, "options", o->class_token ? ".class_token" : ".grid_width",
-                           "not in causal heads with S > 1");
+        return heed_unsupported(message, o->class_token ? "options.class_token" : "options.grid_width",
+                                "not in causal heads with S > 1");
     if (o->upsampling == HEED_UPSAMPLING_LINEAR)
-        return unsupported(message, "options", ".upsampling", "HEED_UPSAMPLING_LINEAR looks at later groups");
+        return heed_unsupported(message, "options.upsampling", "HEED_UPSAMPLING_LINEAR looks at later groups");
     if (a->q->shape[2] != a->k->shape[2])
-        return unsupported(message, "k", "", "as many tokens as in q expected by causal heads with S > 1");
+        return heed_unsupported(message, "k", "as many tokens as in q expected by causal heads with S > 1");
     for (int64_t b = 0; b < a->q->shape[0]; b++) {
         if (heed_position_offset(&plan, b) != 0)
-            return unsupported(message, "mask", ".alignment",
-                               "token i of q at the position of token i of k expected by causal heads with S > 1");
+            return heed_unsupported(message, "mask.alignment",
+                                    "token i of q at the position of token i of k expected by causal heads with S > 1");
     }
     return HEED_OK;
 }
@@ -173,8 +167,8 @@ static heed_status check_upsampling(heed_message *message, const mrsha_arguments
     if (a->options->upsampling != HEED_UPSAMPLING_LINEAR)
         return HEED_OK;
     if (a->options->grid_width != 0)
-        return unsupported(message, "options", ".upsampling", "HEED_UPSAMPLING_LINEAR is not there for grids");
-    return a->lse ? unsupported(message, "lse", "", "rows that are interpolated have none; NULL expected") : HEED_OK;
+        return heed_unsupported(message, "options.upsampling", "HEED_UPSAMPLING_LINEAR is not there for grids");
+    return a->lse ? heed_unsupported(message, "lse", "rows that are interpolated have none; NULL expected") : HEED_OK;
 }
 
 heed_status heed_mrsha_check_written(heed_message *message, const mrsha_arguments *a, const char *name,

@@ -27,25 +27,20 @@ heed_status heed_check_tokens(heed_message *message, const int64_t *n_tokens, in
     return HEED_OK;
 }
 
-static heed_status unsupported(heed_message *message, const char *name, const char *why)
-{
-    return heed_complain(message, HEED_ERROR_UNSUPPORTED, "%s: %s", name, why);
-}
-
 heed_status heed_check_step_mask(heed_message *message, const heed_mask *mask)
 {
     if (!mask)
         return HEED_OK;
     if (!mask->causal)
-        return unsupported(message, "mask.causal", "a step sees no later token; non-zero expected");
+        return heed_unsupported(message, "mask.causal", "a step sees no later token; non-zero expected");
     if (mask->window_left != -1 || mask->window_right != -1)
-        return unsupported(message, mask->window_left != -1 ? "mask.window_left" : "mask.window_right",
-                           "not in a step, whose state has summed up early keys");
+        return heed_unsupported(message, mask->window_left != -1 ? "mask.window_left" : "mask.window_right",
+                                "not in a step, whose state has summed up early keys");
     if (mask->key_lengths || mask->visible)
-        return unsupported(message, mask->visible ? "mask.visible" : "mask.key_lengths",
-                           "not in a step; mask.query_lengths says how many new tokens count");
+        return heed_unsupported(message, mask->visible ? "mask.visible" : "mask.key_lengths",
+                                "not in a step; mask.query_lengths says how many new tokens count");
     if (mask->alignment != HEED_ALIGN_BOTTOM_RIGHT)
-        return unsupported(message, "mask.alignment", "not in a step, whose state says where tokens stand");
+        return heed_unsupported(message, "mask.alignment", "not in a step, whose state says where tokens stand");
     return HEED_OK;
 }
 

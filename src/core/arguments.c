@@ -20,6 +20,11 @@ heed_status heed_check_struct(heed_message *message, const char *name, const voi
     return HEED_OK;
 }
 
+heed_status heed_unsupported(heed_message *message, const char *name, const char *why)
+{
+    return heed_complain(message, HEED_ERROR_UNSUPPORTED, "%s: %s", name, why);
+}
+
 heed_status heed_check_sizes(heed_message *message, const char *name, const heed_tensor *tensor)
 {
     int64_t elements = 1;

@@ -21,6 +21,9 @@
 /* A struct with struct_size as its first member; NULL fails. */
 heed_status heed_check_struct(heed_message *message, const char *name, const void *options, size_t expected);
 
+/* HEED_ERROR_UNSUPPORTED, with the argument's name and why. */
+heed_status heed_unsupported(heed_message *message, const char *name, const char *why);
+
 /* Sizes of a tensor that is not NULL: non-negative, their product below 2^60. */
 heed_status heed_check_sizes(heed_message *message, const char *name, const heed_tensor *tensor);
 

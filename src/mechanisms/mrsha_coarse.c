@@ -157,13 +157,13 @@ typedef struct pooled_source {
     const mrsha_scratch *scratch;
 } pooled_source;
 
-/* log(n / whole) of each group of a block; NULL where all are whole. */
+/* log(n / largest) of each group of a block; NULL where all are whole. */
 static const float *weigh_groups(const heed_groups *groups, heed_key_range block, float *shift)
 {
     int64_t n = block.end - block.begin;
-    double largest = heed_log_largest_group(groups);
     if (heed_count_whole_groups(groups, block.begin, n) == n)
         return NULL;
+    double largest = heed_log_largest_group(groups);
     for (int64_t j = 0; j < n; j++)
         shift[j] = (float)(log((double)heed_group_at(groups, block.begin + j).n_tokens) - largest);
     return shift;

@@ -99,10 +99,13 @@ static int64_t range_of(int64_t key)
     return i;
 }
 
+/* So few that the heads which share keys share tiles. */
+static int has_few_rows(const softmax_plan *p, int tile_lanes) { return p->q.shape[2] < tile_lanes; }
+
 static row_cut cut_rows(const softmax_plan *p, int tile_lanes, int n_threads)
 {
     int64_t n_queries = p->q.shape[2], group = p->q.shape[1] / heed_larger(p->k.shape[1], 1);
-    row_cut cut = {.few_rows = n_queries < tile_lanes, .max_ranges = 1};
+    row_cut cut = {.few_rows = has_few_rows(p, tile_lanes), .max_ranges = 1};
     cut.heads_per_unit = cut.few_rows ? group : 1;
     cut.n_units = p->q.shape[1] / heed_larger(cut.heads_per_unit, 1);
     cut.rows_per_unit = cut.heads_per_unit * n_queries;
@@ -366,8 +369,7 @@ void heed_softmax_add(heed_context *context, const softmax_plan *plan)
 
 void heed_softmax_run(heed_context *context, const softmax_plan *plan)
 {
-    int few_rows = plan->q.shape[2] < context->kernels->tile_lanes;
-    heed_report_start(context, few_rows ? "softmax-ranges" : "softmax-tiles",
+    heed_report_start(context, has_few_rows(plan, context->kernels->tile_lanes) ? "softmax-ranges" : "softmax-tiles",
                       heed_softmax_worker_bytes(plan->q.shape[3], plan->v.shape[3]));
     heed_softmax_add(context, plan);
 }
